@@ -1,0 +1,31 @@
+# make quickstart   an environment in .venv and a finished sweep
+# make test         the whole test suite
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart install test lint clean
+quickstart: .venv/.installed
+	$(BIN)/clray sweep sweeps/quickstart.yaml
+
+install: .venv/.installed-dev
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e . -c constraints.txt
+	touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+test: .venv/.installed-dev lint
+	$(BIN)/python -m pytest -q
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build results *.egg-info

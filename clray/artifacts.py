@@ -1,0 +1,303 @@
+"""The files of one trial: what is committed already, and how arrays become the tables and tensors that users read."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from ruamel.yaml import YAML
+
+from clray.config import Experiment, digest
+from clray.documents import parse_experiment, parse_yaml
+from clray.errors import OutputError, UserError
+from clray.metrics.accuracy import mean_and_sem, summary
+from clray.store import layout as names
+from clray.store.checkpoint import CorruptStateError, pack_state, unpack_state
+from clray.store.commit import Commit, DamagedError
+from clray.store.filesystem import Storage
+from clray.store.layout import SweepLayout, TrialLayout
+from clray.store.reader import read_commit, read_file, read_table, verify
+from clray.store.upkeep import discard_uncommitted, prune_state, set_aside
+from clray.store.writer import FolderCommit, npy_bytes, write_once
+from clray.types import HostArray
+
+log = logging.getLogger("clray")
+
+class Evaluations(Protocol):
+    """Evaluations of all lanes of a trial at some log points."""
+
+    accuracy: HostArray  # [L, R, E]
+    loss: HostArray  # [L, R, E]
+    end_accuracy: HostArray  # [R, E]
+    end_loss: HostArray  # [R, E]
+
+
+class FolderWriter:
+    """Writes the files of one folder. Tables have their rows in the order of the axes; the last axis is fastest."""
+
+    def __init__(self, folder: FolderCommit):
+        self._folder = folder
+
+    def metrics(self, steps: Sequence[int], repeats: Sequence[int], tasks: Sequence[int], logs: Evaluations) -> None:
+        """metrics.parquet with L*R*E rows, and end.parquet with R*E rows."""
+        table = evaluated_rows(steps, repeats, tasks, logs.accuracy, logs.loss)
+        self._folder.write_table(names.METRICS, table)
+        end = evaluated_rows([0], repeats, tasks, logs.end_accuracy[None], logs.end_loss[None]).drop_columns(["step"])
+        self._folder.write_table(names.END, end)
+
+    def train(self, steps: Sequence[int], repeats: Sequence[int], accuracy: HostArray, loss: HostArray) -> None:
+        """train.parquet with L*R rows from (L, R) arrays."""
+        columns = _axes({"step": steps, "repeat": repeats}) | {"accuracy": accuracy.ravel(), "loss": loss.ravel()}
+        self._folder.write_table(names.TRAIN, _table(columns, names.TRAIN_SCHEMA))
+
+    def expert(self, steps: Sequence[int], last_step: int, repeats: Sequence[int], task: int, logs: Evaluations) -> None:
+        """expert.parquet: the logs of the expert on its own task, and its evaluation after the last batch."""
+        table = evaluated_rows(steps, repeats, [task], logs.accuracy, logs.loss)
+        if steps[-1] != last_step:
+            end = evaluated_rows([last_step], repeats, [task], logs.end_accuracy[None], logs.end_loss[None])
+            table = pa.concat_tables([table, end])
+        self._folder.write_table(names.EXPERT, table)
+
+    def representations(self, shape: tuple[int, ...], blocks: Iterable[HostArray]) -> None:
+        """representations.npy float32 (L, R, E, S, H) from blocks of log points."""
+        self._folder.write_array(names.REPRESENTATIONS, shape, np.float32, blocks)
+
+    def weights(self, parameter: str, shape: tuple[int, ...], blocks: Iterable[HostArray]) -> None:
+        """weights.<parameter path>.npy float32 (L, R, *shape) from blocks of log points."""
+        self._folder.write_array(names.weights_file(parameter), shape, np.float32, blocks)
+
+    def state(self, flat: Mapping[str, HostArray]) -> None:
+        """state.msgpack."""
+        self._folder.write_bytes(names.STATE, pack_state(flat))
+
+
+class TrialFolders:
+    """The folders of one trial, as one attempt sees them.
+
+    Args:
+        storage: the sweep's folder.
+        trial_id: of the trial.
+        attempt: text no other attempt uses, beginning with the attempt's number: ``001-9f3c2a``.
+    """
+
+    def __init__(self, storage: Storage, trial_id: str, attempt: str):
+        self.storage = storage
+        self.trial_id = trial_id
+        self.attempt = attempt
+        self.trial = SweepLayout().trial(trial_id)
+        self.config_hash = ""
+
+    def begin(self, experiment: Experiment, classes: HostArray, eval_samples: HostArray) -> None:
+        """Cleans up what earlier attempts left behind and writes the files that are the same in every attempt.
+
+        Raises:
+            OutputError: the folder belongs to another experiment.
+        """
+        self.config_hash = config_hash(experiment)
+        discard_uncommitted(self.storage, self.trial)
+        write_config(self.storage, self.trial, experiment)
+        write_once(self.storage, self.trial.classes, npy_bytes(classes.astype(np.int32)))
+        write_once(self.storage, self.trial.eval_samples, npy_bytes(eval_samples.astype(np.int64)))
+
+    def committed(self, folder: str) -> Commit | None:
+        """The commit of a folder, None where it has to be run. A damaged folder is set aside first.
+
+        Raises:
+            OutputError: it was written for another experiment.
+        """
+        try:
+            commit = read_commit(self.storage, self.trial, folder)
+            problems = verify(self.storage, self.trial, commit, checksums=False) if commit else []
+        except DamagedError as error:
+            commit, problems = None, [str(error)]
+        if problems:
+            aside = set_aside(self.storage, self.trial, folder)
+            log.warning("%s is damaged and was set aside as %s; it is run again: %s", folder, aside, "; ".join(problems))
+            return None
+        if commit and commit.config != self.config_hash:
+            raise OutputError(
+                f"{self.storage.shown(self.trial.folder(folder))} was written for another experiment (config {commit.config[:10]}, "
+                f"now {self.config_hash[:10]}). Move the trial's folder away, or choose another --output"
+            )
+        return commit
+
+    def resume_point(self, n_tasks: int) -> tuple[int, dict[str, HostArray] | None]:
+        """The first task to run, and the state before it (None before task 0, and when nothing is left to run).
+
+        A boundary whose state is damaged is set aside, and the one before is taken.
+        """
+        done = 0
+        while done < n_tasks and self.committed(names.task_folder(done)):
+            done += 1
+        if done == n_tasks:
+            return done, None
+        while done:
+            folder = names.task_folder(done - 1)
+            try:
+                commit = read_commit(self.storage, self.trial, folder)
+                assert commit is not None
+                state = unpack_state(read_file(self.storage, commit, names.STATE))
+                return done, {path: np.asarray(leaf) for path, leaf in state.items()}
+            except (DamagedError, CorruptStateError, KeyError) as error:
+                aside = set_aside(self.storage, self.trial, folder)
+                log.warning("state after %s cannot be used, the folder was set aside as %s: %s", folder, aside, error)
+                done -= 1
+        return 0, None
+
+    @contextlib.contextmanager
+    def commit(self, folder: str) -> Iterator[FolderWriter]:
+        """Writes a folder and commits it on leaving."""
+        with FolderCommit(self.storage, self.trial, folder, self.attempt, self.config_hash) as open_folder:
+            yield FolderWriter(open_folder)
+
+    def prune_states(self) -> None:
+        """Keeps the state of the last two tasks."""
+        prune_state(self.storage, self.trial)
+
+    def accuracy_matrix(self, experiment: Experiment) -> tuple[HostArray, HostArray]:
+        """(T, E, R) accuracies after each task, and (E, R) before training, from end.parquet of every folder."""
+        n_repeats, n_evaluated = len(experiment.repeat_numbers), len(experiment.eval_task_numbers)
+
+        def end_of(folder: str) -> HostArray:
+            commit = read_commit(self.storage, self.trial, folder)
+            if commit is None:
+                raise OutputError(f"{self.storage.shown(self.trial.folder(folder))} is not committed")
+            column = read_table(self.storage, commit, names.END)["accuracy"].to_numpy()
+            return column.reshape(n_repeats, n_evaluated).T
+
+        tasks = range(experiment.sequence.n_tasks)
+        return np.stack([end_of(names.task_folder(task)) for task in tasks]), end_of(names.INITIAL)
+
+    def finish(self, experiment: Experiment, seconds: float, phases: Mapping[str, float]) -> dict[str, Any]:
+        """Computes the final metrics from what is committed and writes RESULT.json.
+
+        Args:
+            seconds: wall time of this attempt.
+            phases: seconds by phase; phases overlap.
+        """
+        matrix, initial = self.accuracy_matrix(experiment)
+        diverged = np.isnan(matrix[-1]).any(axis=0)
+        values = summary(matrix.astype(np.float64), initial.astype(np.float64), np.asarray(experiment.eval_task_numbers))
+        values |= self._baselines(experiment)
+        metrics = {name: _metric(np.where(diverged, np.nan, value)) for name, value in values.items()}
+        result = {
+            "trial_id": self.trial_id,
+            "status": "diverged" if diverged.all() else "done",
+            "n_tasks": experiment.sequence.n_tasks,
+            "attempts": int(self.attempt.partition("-")[0]),
+            "n_diverged": int(diverged.sum()),
+            "diverged_repeats": [r for r, bad in zip(experiment.repeat_numbers, diverged, strict=True) if bad],
+            "metrics": metrics,
+            "seconds": round(seconds, 3),
+            "phases": {phase: round(value, 3) for phase, value in phases.items()},
+            "config": self.config_hash,
+        }
+        self.storage.replace_bytes(self.trial.result, json.dumps(result, indent=1, allow_nan=False).encode())
+        discard_uncommitted(self.storage, self.trial)
+        return result
+
+    def _baselines(self, experiment: Experiment) -> dict[str, HostArray]:
+        """Final accuracies of the baselines, (R,) each."""
+        n_repeats = len(experiment.repeat_numbers)
+        values: dict[str, HostArray] = {}
+        if "expert" in experiment.baselines:
+            last = []
+            for task in range(experiment.sequence.n_tasks):
+                commit = read_commit(self.storage, self.trial, names.task_folder(task))
+                assert commit is not None
+                last.append(read_table(self.storage, commit, names.EXPERT)["accuracy"].to_numpy()[-n_repeats:])
+            values["expert_acc"] = np.mean(last, axis=0)
+        if "joint" in experiment.baselines:
+            commit = read_commit(self.storage, self.trial, names.JOINT)
+            assert commit is not None
+            column = read_table(self.storage, commit, names.END)["accuracy"].to_numpy()
+            values["joint_acc"] = column.reshape(n_repeats, -1).mean(axis=1)
+        return values
+
+
+def config_hash(experiment: Experiment) -> str:
+    """SHA-256 of the experiment in canonical form, with the fingerprint of data files that people own."""
+    canonical = experiment.canonical() | {"dataset": experiment.canonical_dataset(experiment.dataset.fingerprint())}  # type: ignore[attr-defined]
+    return digest(canonical)
+
+
+def write_config(storage: Storage, trial: TrialLayout, experiment: Experiment) -> None:
+    """config.yaml: the whole experiment, defaults included. One that is there must mean the same.
+
+    Raises:
+        OutputError: it means something else, or is damaged.
+    """
+    text = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.dump(experiment.plain(), text)
+    try:
+        storage.create_bytes(trial.config, text.getvalue().encode())
+        return
+    except FileExistsError:
+        pass
+    shown = storage.shown(trial.config)
+    try:
+        present = parse_experiment(parse_yaml(storage.read_bytes(trial.config).decode(), shown))
+        same = present.canonical() == experiment.canonical()
+    except (UserError, UnicodeDecodeError):
+        same = False
+    if not same:
+        raise OutputError(
+            f"{shown} was edited or is damaged: it does not say what this trial's id stands for. Move the trial's folder away, "
+            "or choose another --output"
+        )
+
+
+def read_config(storage: Storage, trial: TrialLayout) -> Experiment:
+    """The experiment of a trial from its config.yaml."""
+    shown = storage.shown(trial.config)
+    try:
+        text = storage.read_bytes(trial.config).decode()
+    except FileNotFoundError:
+        raise OutputError(f"{shown}: no such file; the trial has not begun") from None
+    except UnicodeDecodeError:
+        raise OutputError(f"{shown} is damaged: not UTF-8 text") from None
+    return parse_experiment(parse_yaml(text, shown))
+
+
+def evaluated_rows(steps: Sequence[int], repeats: Sequence[int], tasks: Sequence[int], accuracy: HostArray, loss: HostArray) -> pa.Table:
+    """Rows of metrics.parquet in (L, R, E) order from (L, R, E) arrays."""
+    axes = _axes({"step": steps, "repeat": repeats, "eval_task": tasks})
+    return _table(axes | {"accuracy": accuracy.ravel(), "loss": loss.ravel()}, names.METRICS_SCHEMA)
+
+
+def _axes(axes: Mapping[str, Sequence[int]]) -> dict[str, HostArray]:
+    grids = np.meshgrid(*(np.asarray(values) for values in axes.values()), indexing="ij")
+    return {name: grid.ravel() for name, grid in zip(axes, grids, strict=True)}
+
+
+def _table(columns: Mapping[str, HostArray], schema: pa.Schema) -> pa.Table:
+    return pa.table([pa.array(columns[field.name].astype(field.type.to_pandas_dtype()), field.type) for field in schema], schema)
+
+
+def _metric(values: HostArray) -> dict[str, Any]:
+    mean, sem = mean_and_sem(values)
+    return {"mean": _json_number(mean), "sem": _json_number(sem), "repeats": [_json_number(float(value)) for value in values]}
+
+
+def _json_number(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def write_attempt(storage: Storage, trial: TrialLayout, number: int, record: Mapping[str, Any]) -> None:
+    """attempts/<number>.json: when, where and how an attempt ran."""
+    storage.replace_bytes(trial.attempt(number), json.dumps(record, indent=1).encode())
+
+
+def append_log(storage: Storage, trial: TrialLayout, text: str, traceback: str | None = None) -> None:
+    """Adds an attempt's log to the trial's, and keeps the traceback of its failure."""
+    storage.append_bytes(trial.log, text.encode())
+    if traceback is not None:
+        storage.replace_bytes(trial.traceback, traceback.encode())

@@ -1,0 +1,376 @@
+"""What people write: pydantic models of experiment and sweep files.
+
+A plug-in (data set, model, strategy, optimizer) is an options class that derives from one of the ``*Options`` bases here,
+owns its fields and knows how to build the thing they describe. The classes live beside the plug-ins and are looked up by
+name at run time (see ``plugins``), so this room imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+PluginT = TypeVar("PluginT", bound="PluginOptions")
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Marks a hyperparameter as a traced value of the compiled program: trials that differ only in it share a program.
+
+    Attributes:
+        absent: the value that means "not there at all" and changes the program's structure (no momentum, say).
+    """
+
+    absent: float | None = None
+
+
+class Table(BaseModel):
+    """A table of a file: every key validated, immutable, hashable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    not_in_identity: ClassVar[frozenset[str]] = frozenset()
+
+    def canonical(self) -> dict[str, Any]:
+        """The table as plain data with values equal to their default left out; equal meaning gives equal output."""
+        out: dict[str, Any] = {}
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if key in self.not_in_identity or (not field.is_required() and value == field.get_default(call_default_factory=True)):
+                continue
+            plain = _plain(value)
+            if plain != {}:
+                out[key] = plain
+        return out
+
+    def plain(self) -> dict[str, Any]:
+        """The whole table, defaults included, as data that YAML and JSON can hold."""
+        out = _lists(self.model_dump(serialize_as_any=True))
+        assert isinstance(out, dict)
+        return out
+
+    def structure(self: TableT) -> TableT:
+        """The table with traced values erased: what is left decides the compiled program."""
+        erased: dict[str, Any] = {}
+        for key, marker in traced_fields(type(self)).items():
+            if getattr(self, key) != marker.absent:
+                erased[key] = None
+        return self.model_copy(update=erased)
+
+    def traced(self) -> dict[str, float]:
+        """Values of the traced hyperparameters, by field name."""
+        return {key: float(getattr(self, key)) for key in traced_fields(type(self))}
+
+
+TableT = TypeVar("TableT", bound=Table)
+
+
+def traced_fields(table: type[Table]) -> dict[str, Traced]:
+    """The fields of ``table`` that carry a ``Traced`` marker."""
+    return {
+        key: marker
+        for key, field in table.model_fields.items()
+        for marker in field.metadata
+        if isinstance(marker, Traced)
+    }
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Table):
+        return value.canonical()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+class PluginOptions(Table):
+    """Base of all plug-in options. ``name`` is the name in clray's table or ``package.module:attribute``."""
+
+    name: str
+
+
+class DatasetOptions(PluginOptions):
+    """Options that every data set has. Subclasses say how to read the source (see ``clray.data``)."""
+
+    not_in_identity: ClassVar[frozenset[str]] = frozenset({"root"})
+
+    root: str | None = Field(None, description="folder with the source files; default $CLRAY_DATA_DIR or ~/.cache/clray/data")
+    resize: tuple[Count, Count] | Count | None = Field(
+        None, description="[height, width] or one number for both, pixels"
+    )
+    pad: Annotated[int, Field(ge=0)] = Field(0, description="zero pixels added at each side, after resize")
+    grayscale: bool = False
+    normalize: Literal["none", "standard"] = Field(
+        "none", description="standard: subtract mean and divide by deviation of the training split, per channel"
+    )
+    train_per_class: Count | Literal["all"] | None = Field(None, description="default: the size of the smallest class")
+    test_per_class: Count | None = Field(None, description="default: the size of the smallest class")
+    validation_fraction: Fraction = Field(0.0, description="the end of each class's training samples, held out")
+
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels asked for with ``resize``, or None."""
+        if self.resize is None:
+            return None
+        return (self.resize, self.resize) if isinstance(self.resize, int) else (self.resize[0], self.resize[1])
+
+
+class ModelOptions(PluginOptions):
+    """Options that every model has. Subclasses implement ``build``."""
+
+    init: Literal["flax", "pytorch"] = Field("flax", description="initialisers: flax's (lecun normal) or PyTorch's (uniform)")
+    takes_images: ClassVar[bool] = False  # False: inputs arrive flattened, (B, D)
+
+    def build(self, shape: tuple[int, ...], n_outputs: int, rngs: Any) -> Any:
+        """A flax.nnx module whose call ``(x, train, rngs)`` returns ``(logits (B, n_outputs), hidden (B, H))``."""
+        raise NotImplementedError
+
+
+class Schedule(Table):
+    """Learning rate over the batches of a task or of the whole sequence, as a factor of ``learning_rate``."""
+
+    name: Literal["constant", "cosine", "warmup_cosine"] = "constant"
+    per: Literal["task", "sequence"] = "task"
+    warmup_fraction: Fraction = Field(0.1, description="part of the batches with linear warmup (warmup_cosine)")
+    final: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.0, description="factor reached at the end")
+
+
+class OptimizerOptions(PluginOptions):
+    """Options that every optimizer has. Subclasses implement ``build``."""
+
+    learning_rate: Annotated[float, Field(gt=0.0), Traced()] = 0.1
+    schedule: Schedule = Schedule()
+
+    def build(self, hyper: dict[str, Any], learning_rate: Any) -> Any:
+        """An ``optax.GradientTransformation`` from traced values ``hyper`` and the scheduled ``learning_rate`` (both scalars)."""
+        raise NotImplementedError
+
+
+class StrategyOptions(PluginOptions):
+    """Options that every strategy has (none). Subclasses implement ``build``."""
+
+    def build(self) -> Any:
+        """A ``clray.strategies.base.Strategy``: a NamedTuple of pure functions."""
+        raise NotImplementedError
+
+
+class Sequence(Table):
+    """Which classes make up which task."""
+
+    n_tasks: Count
+    classes_per_task: Annotated[int, Field(ge=2)] = 2
+    policy: Literal["disjoint", "reuse", "fixed"] = "disjoint"
+    scenario: Literal["domain"] = "domain"
+    classes: tuple[tuple[Index, ...], ...] | None = None
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Sequence:
+        if self.policy == "fixed":
+            if self.classes is None:
+                raise ValueError("policy fixed needs classes, a list of n_tasks lists of classes_per_task class numbers")
+            if len(self.classes) != self.n_tasks:
+                raise ValueError(f"classes lists {len(self.classes)} tasks but n_tasks is {self.n_tasks}")
+            for row in self.classes:
+                if len(row) != self.classes_per_task or len(set(row)) != len(row):
+                    raise ValueError(f"each task needs {self.classes_per_task} different classes, got {list(row)}")
+        elif self.classes is not None:
+            raise ValueError(f"classes are listed only with policy fixed, not {self.policy}")
+        return self
+
+
+class Training(Table):
+    """How long each task is trained. Exactly one of ``epochs`` and ``steps``."""
+
+    epochs: Count | None = None
+    steps: Count | None = Field(None, description="batches per task, instead of epochs")
+    batch_size: Count = 32
+    reset_optimizer: bool = Field(False, description="fresh optimizer state at the start of every task")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        return self
+
+
+class Logging(Table):
+    """What is logged, and how often."""
+
+    log_frequency: Count = Field(10, description="batches between two log points of a task")
+    n_subsamples: Count = Field(20, description="S: test samples per task whose hidden states are kept")
+    representations: Literal["dense", "none"] = "dense"
+    weights: bool = True
+    eval_tasks: Literal["all"] | tuple[Index, ...] = "all"
+    split: Literal["test", "validation"] = "test"
+
+    @field_validator("eval_tasks")
+    @classmethod
+    def _different_tasks(cls, value: Any) -> Any:
+        if value != "all" and (not value or len(set(value)) != len(value)):
+            raise ValueError("eval_tasks is all or a list of different task numbers, at least one")
+        return value
+
+
+class Experiment(Table):
+    """One experiment: a file for ``clray run``, or the base of a sweep."""
+
+    not_in_identity: ClassVar[frozenset[str]] = frozenset({"name", "dataset"})
+
+    name: Name = "experiment"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    n_repeats: Annotated[int, Field(ge=1, le=32767)] = 1
+    repeats: tuple[Index, ...] | None = Field(None, description="run only these of the n_repeats repeats")
+    sequence: Sequence
+    dataset: DatasetOptions
+    model: ModelOptions
+    optimizer: OptimizerOptions
+    strategy: Annotated[tuple[StrategyOptions, ...], Field(min_length=1)]
+    training: Training
+    logging: Logging = Logging()
+    baselines: tuple[Literal["expert", "joint"], ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        if self.repeats is not None:
+            if not self.repeats or len(set(self.repeats)) != len(self.repeats) or max(self.repeats) >= self.n_repeats:
+                raise ValueError(f"repeats lists different numbers below n_repeats = {self.n_repeats}, at least one")
+        tasks = self.logging.eval_tasks
+        if tasks != "all" and max(tasks) >= self.sequence.n_tasks:
+            raise ValueError(f"logging.eval_tasks lists task {max(tasks)}, but tasks are 0 to {self.sequence.n_tasks - 1}")
+        if self.logging.split == "validation" and self.dataset.validation_fraction == 0.0:
+            raise ValueError("logging.split: validation needs dataset.validation_fraction above 0")
+        if "joint" in self.baselines and self.sequence.policy == "reuse" and self.sequence.scenario == "domain":
+            raise ValueError(
+                "baseline joint is no upper bound with policy reuse in scenario domain: the same class carries "
+                "different labels in different tasks. Leave it out, or use policy disjoint or fixed"
+            )
+        return self
+
+    @property
+    def repeat_numbers(self) -> tuple[int, ...]:
+        """The repeats that are run; R is their number."""
+        return self.repeats if self.repeats is not None else tuple(range(self.n_repeats))
+
+    @property
+    def eval_task_numbers(self) -> tuple[int, ...]:
+        """The tasks that are evaluated; E is their number."""
+        tasks = self.logging.eval_tasks
+        return tuple(range(self.sequence.n_tasks)) if tasks == "all" else tasks
+
+    def canonical_dataset(self, fingerprint: str | None) -> dict[str, Any]:
+        """The data set's part of the identity; files that people own enter by their fingerprint."""
+        out = self.dataset.canonical()
+        return out | {"fingerprint": fingerprint} if fingerprint else out
+
+    def trial_id(self, fingerprint: str | None = None) -> str:
+        """``t_`` and ten hex digits of SHA-256 over the canonical form.
+
+        Args:
+            fingerprint: of the content listing of folders and arrays the data set reads, where it reads any.
+        """
+        canonical = self.canonical() | {"dataset": self.canonical_dataset(fingerprint)}
+        return "t_" + digest(canonical)[:10]
+
+
+class Resources(Table):
+    """What one trial gets from the cluster."""
+
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0.0)] = "auto"
+    num_cpus: Annotated[float, Field(gt=0.0)] = 1.0
+    max_lanes: Literal["auto"] | Count = "auto"
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _whole_above_one(cls, value: Any) -> Any:
+        if value != "auto" and value > 1 and value != int(value):
+            raise ValueError("num_gpus above 1 must be a whole number")
+        return value
+
+
+class RandomSearch(Table):
+    """Random points: ``keys`` maps a dotted key to one of uniform, loguniform, int, choice."""
+
+    n: Count
+    seed: Annotated[int, Field(ge=0)] = 0
+    keys: Annotated[dict[str, dict[str, list[Any]]], Field(min_length=1)]
+
+    @field_validator("keys")
+    @classmethod
+    def _known_distributions(cls, value: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+        for key, table in value.items():
+            if len(table) != 1 or (kind := next(iter(table))) not in DISTRIBUTIONS:
+                raise ValueError(f"{key} needs exactly one of {', '.join(DISTRIBUTIONS)}, got {', '.join(table) or 'nothing'}")
+            problem = DISTRIBUTIONS[kind](table[kind])
+            if problem:
+                raise ValueError(f"{key}: {kind} {problem}, got {table[kind]}")
+        return value
+
+
+def _interval(number: type | tuple[type, ...], positive: bool) -> Callable[[list[Any]], str]:
+    def check(values: list[Any]) -> str:
+        kind = "whole numbers" if number is int else "numbers"
+        fits = len(values) == 2 and all(isinstance(v, number) and not isinstance(v, bool) for v in values)
+        if not fits or not values[0] < values[1] or (positive and values[0] <= 0):
+            return f"takes [low, high], two {kind} with {'0 < ' if positive else ''}low < high"
+        return ""
+
+    return check
+
+
+DISTRIBUTIONS: dict[str, Callable[[list[Any]], str]] = {
+    "uniform": _interval((int, float), positive=False),
+    "loguniform": _interval((int, float), positive=True),
+    "int": _interval(int, positive=False),
+    "choice": lambda values: "" if values else "takes a list of at least one value",
+}
+
+
+class Sweep(Table):
+    """A sweep file. ``experiment`` is kept as plain data: each point is validated as a whole experiment."""
+
+    name: Name
+    experiment: dict[str, Any]
+    grid: dict[str, list[Any]] = {}
+    zip: dict[str, list[Any]] = {}
+    cases: list[dict[str, Any]] | None = None
+    random: RandomSearch | None = None
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _axes_fit(self) -> Sweep:
+        for table, axes in (("grid", self.grid), ("zip", self.zip)):
+            for key, values in axes.items():
+                if not values:
+                    raise ValueError(f"{table}.{key} is empty; give at least one value")
+        lengths = {key: len(values) for key, values in self.zip.items()}
+        if len(set(lengths.values())) > 1:
+            given = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+            raise ValueError(f"zip lists advance together and must be of equal length: {given}")
+        if self.cases is not None and not self.cases:
+            raise ValueError("cases is empty; give at least one point or leave it out")
+        return self
+
+
+def digest(plain: Any) -> str:
+    """SHA-256 (hex) of plain data as canonical JSON: keys sorted, floats in Python's shortest exact form."""
+    return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
+
+
+def canonical_json(plain: Any) -> str:
+    """Plain data as JSON text with sorted keys; equal data give equal text."""
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)

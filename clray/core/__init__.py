@@ -1,0 +1,1 @@
+"""The compiled experiment: pure JAX. Knows nothing of files, torch, Ray or the command line."""

@@ -1,0 +1,208 @@
+"""Lanes as chunks of a fixed width over the devices of a process.
+
+The width is the static size of the compiled program; the last chunk is padded with copies of its last lane, which are
+thrown away. Chunks go round-robin over the devices, each a single-device program: no collectives, and no dependence of a
+lane's result on its neighbours or on the number of devices. On CPU narrow chunks are faster than one wide vmap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from clray.core.evaluate import Evaluation
+from clray.core.program import Lane, LaneState, Pools, Spec, TaskLogs
+from clray.core.task import evaluate_lanes, init_lanes, train_task
+from clray.core.transfer import to_device, to_host
+from clray.types import HostArray, Purpose
+
+CPU_WIDTH = 4
+ON_LOGS = "accuracy", "loss", "train_accuracy", "train_loss"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Lanes that run together: positions among all lanes, padded to the common width, and the device they run on."""
+
+    device: jax.Device
+    lanes: tuple[int, ...]
+    n_real: int
+
+
+def plan_chunks(n_lanes: int, devices: Sequence[jax.Device], width: int | None = None) -> tuple[Chunk, ...]:
+    """Deals A lanes to devices in chunks of one width.
+
+    Args:
+        n_lanes: A.
+        devices: of this process that training may use.
+        width: lanes a chunk; None: at most ``CPU_WIDTH`` on CPU, all that a device gets elsewhere, as even as possible.
+    """
+    if width is None:
+        share = math.ceil(n_lanes / len(devices))
+        widest = min(CPU_WIDTH, share) if devices[0].platform == "cpu" else share
+        rounds = math.ceil(n_lanes / (widest * len(devices)))
+        width = math.ceil(n_lanes / min(rounds * len(devices), n_lanes))
+    chunks = []
+    for start in range(0, n_lanes, width):
+        real = tuple(range(start, min(start + width, n_lanes)))
+        chunks.append(Chunk(devices[len(chunks) % len(devices)], real + (real[-1],) * (width - len(real)), len(real)))
+    return tuple(chunks)
+
+
+class ChunkedLanes:
+    """A lanes of one program, spread over devices.
+
+    States are lists with a ``LaneState`` (leading axis W) a chunk; they stay on their devices.
+    """
+
+    def __init__(
+        self, spec: Spec, lanes: Lane, pools: Pools, chunks: Sequence[Chunk], pools_on: dict[jax.Device, Pools] | None = None
+    ):
+        """Places what does not change: traced hyperparameters of each chunk, and the pools once a device.
+
+        Args:
+            lanes: host arrays with a leading axis A.
+            pools: host arrays.
+            pools_on: the same pools where they are on the devices already.
+        """
+        self.spec = spec
+        self.chunks = tuple(chunks)
+        devices = dict.fromkeys(chunk.device for chunk in self.chunks)
+        self.pools_on = pools_on or {device: to_device(pools, device) for device in devices}
+        self.lanes_of = [to_device(_rows(lanes, chunk), chunk.device) for chunk in self.chunks]
+        self.n_lanes = sum(chunk.n_real for chunk in self.chunks)
+
+    def init(self, task: int = 0, purpose: Purpose = Purpose.INIT) -> list[LaneState]:
+        """Fresh states; see ``init_lanes``."""
+        return [init_lanes(self.spec, lanes, np.int32(task), purpose) for lanes in self.lanes_of]
+
+    def snapshot(self, states: Sequence[LaneState]) -> HostLogs:
+        """Evaluates all lanes as they are: logs with L = 1 and no training batches."""
+        parts = [
+            (evaluate_lanes(self.spec, state, lanes, self.pools_on[chunk.device]), state.params if self.spec.log_weights else {})
+            for chunk, state, lanes in zip(self.chunks, states, self.lanes_of, strict=True)
+        ]
+        return HostLogs([_as_logs(*part) for part in to_host(parts)], self.chunks)
+
+    def place(self, images: HostArray, labels: HostArray, row_of_lane: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Puts a task's data on the devices.
+
+        Args:
+            images: [N, rows, ...]; labels: [N, rows].
+            row_of_lane: for each lane the row of ``images`` it trains on (its repeat).
+
+        Returns:
+            (images [N, W, ...], labels [N, W]) a chunk.
+        """
+        placed = []
+        for chunk in self.chunks:
+            rows = [row_of_lane[lane] for lane in chunk.lanes]
+            first, last = rows[0], rows[-1] + 1
+            # A plain slice spares a copy of the whole task where the lanes of a chunk are neighbouring repeats.
+            chosen: Any = slice(first, last) if rows == list(range(first, last)) else rows
+            data = (np.ascontiguousarray(images[:, chosen]), np.ascontiguousarray(labels[:, chosen]))
+            placed.append(to_device(data, chunk.device))
+        return placed
+
+    def train(
+        self, states: Sequence[LaneState], data: Sequence[tuple[Any, Any]], task: int, horizon: int
+    ) -> tuple[list[LaneState], list[TaskLogs]]:
+        """Starts the training of one task on all devices and returns at once; results are computed in the background."""
+        out = [
+            train_task(
+                self.spec, state, lanes, self.pools_on[chunk.device], images, labels, np.int32(task), np.int32(horizon)
+            )
+            for chunk, state, lanes, (images, labels) in zip(self.chunks, states, self.lanes_of, data, strict=True)
+        ]
+        return [state for state, _ in out], [logs for _, logs in out]
+
+    def fetch_state(self, states: Sequence[LaneState]) -> dict[str, HostArray]:
+        """States of all lanes as flat host arrays: tree path to [A, ...]."""
+        return flatten_state(self._gather(to_host(list(states)), axis=0))
+
+    def restore_state(self, flat: Mapping[str, HostArray]) -> list[LaneState]:
+        """The inverse of ``fetch_state``, placed on the devices.
+
+        Raises:
+            ValueError: ``flat`` does not have the structure, shapes and dtypes of this program's state.
+        """
+        template = jax.eval_shape(lambda lanes: init_lanes(self.spec, lanes, np.int32(0)), self.lanes_of[0])
+        paths, treedef = jax.tree_util.tree_flatten_with_path(template)
+        names = [jax.tree_util.keystr(path) for path, _ in paths]
+        if sorted(names) != sorted(flat):
+            raise ValueError(f"state holds {sorted(flat)}, expected {sorted(names)}")
+        for name, (_, leaf) in zip(names, paths, strict=True):
+            expected = (self.n_lanes, *leaf.shape[1:])
+            if flat[name].shape != expected or flat[name].dtype != leaf.dtype:
+                raise ValueError(f"state {name} is {flat[name].dtype}{flat[name].shape}, expected {leaf.dtype}{expected}")
+        whole = jax.tree.unflatten(treedef, [flat[name] for name in names])
+        return [to_device(_rows(whole, chunk), chunk.device) for chunk in self.chunks]
+
+    def fetch_logs(self, logs: Sequence[TaskLogs]) -> HostLogs:
+        """One transfer of everything a task produced."""
+        return HostLogs(to_host(list(logs)), self.chunks)
+
+    def _gather(self, parts: Sequence[Any], axis: int) -> Any:
+        return gather_lanes(parts, self.chunks, axis)
+
+
+def _as_logs(now: Evaluation, params: dict[str, HostArray]) -> TaskLogs:
+    untrained = np.full((1, len(now.accuracy)), np.nan, np.float32)
+    weights = {name: leaf[None] for name, leaf in params.items()}
+    return TaskLogs(
+        now.accuracy[None], now.loss[None], untrained, untrained, now.hidden[None], weights, now.accuracy, now.loss
+    )
+
+
+def _rows(tree: Any, chunk: Chunk) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[list(chunk.lanes)], tree)
+
+
+def gather_lanes(parts: Sequence[Any], chunks: Sequence[Chunk], axis: int) -> Any:
+    """Joins per-chunk host arrays along the lane axis and drops the padding."""
+
+    def join(*leaves: HostArray) -> HostArray:
+        real = [leaf.take(range(chunk.n_real), axis) for leaf, chunk in zip(leaves, chunks, strict=True)]
+        return np.concatenate(real, axis)
+
+    return jax.tree.map(join, *parts)
+
+
+def flatten_state(state: LaneState) -> dict[str, HostArray]:
+    """Tree path to array."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+class HostLogs:
+    """What a task produced, on the host, still in chunks: large tensors are joined one log point at a time."""
+
+    def __init__(self, parts: Sequence[TaskLogs], chunks: Sequence[Chunk]):
+        self._parts = parts
+        self._where = {
+            lane: (part, row) for part, chunk in enumerate(chunks) for row, lane in enumerate(chunk.lanes[: chunk.n_real])
+        }
+        small = [part._replace(hidden=np.zeros((1, len(chunk.lanes))), weights={}) for part, chunk in zip(parts, chunks, strict=True)]
+        logged = gather_lanes([{name: getattr(part, name) for name in ON_LOGS} for part in small], chunks, axis=1)
+        self.accuracy: HostArray = logged["accuracy"]  # [L, A, E]
+        self.loss: HostArray = logged["loss"]  # [L, A, E]
+        self.train_accuracy: HostArray = logged["train_accuracy"]  # [L, A]
+        self.train_loss: HostArray = logged["train_loss"]  # [L, A]
+        self.end_accuracy, self.end_loss = gather_lanes([(p.end_accuracy, p.end_loss) for p in small], chunks, axis=0)  # [A, E]
+        self.n_logs: int = self.accuracy.shape[0]
+        self.weight_shapes: dict[str, tuple[int, ...]] = {name: leaf.shape[2:] for name, leaf in parts[0].weights.items()}
+
+    def hidden_at(self, log: int, lane: int) -> HostArray:
+        """[U, S/C, H] of one lane at one log point."""
+        part, row = self._where[lane]
+        return self._parts[part].hidden[log, row]
+
+    def weights(self, name: str, lanes: Iterable[int]) -> Iterable[HostArray]:
+        """[len(lanes), *shape] at each log point in turn."""
+        places = [self._where[lane] for lane in lanes]
+        for log in range(self.n_logs):
+            yield np.stack([self._parts[part].weights[name][log, row] for part, row in places])

@@ -1,0 +1,115 @@
+"""What is fixed when a program is compiled, and what is handed to it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from clray.config import ModelOptions, OptimizerOptions, StrategyOptions
+from clray.models.pure import PureModel, pure_model
+from clray.strategies.base import Strategy, chain
+from clray.types import Array, ModelState, Params
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything static about a training program. Equal specs share one compiled program in a process.
+
+    Options are in their ``structure()`` form: traced hyperparameters erased.
+
+    Attributes:
+        input_shape: of one sample: (D,) or (height, width, channels).
+        scale: factor from source dtype to model input (1/255 for uint8, 1 for floats).
+        n_outputs: logits of the head.
+        n_train: N.
+        batch_size: B.
+        total_batches: batches of one task.
+        log_frequency: batches between log points.
+        n_kept: S/C, samples of each class whose hidden states are logged; 0 logs none.
+        log_weights: whether parameters are logged.
+        eval_rows: the network is evaluated on whole classes, as many at a time as fit in this many samples.
+    """
+
+    model: ModelOptions
+    optimizer: OptimizerOptions
+    strategy: tuple[StrategyOptions, ...]
+    input_shape: tuple[int, ...]
+    scale: float
+    n_outputs: int
+    n_train: int
+    batch_size: int
+    total_batches: int
+    log_frequency: int
+    n_kept: int
+    log_weights: bool
+    reset_optimizer: bool = False
+    eval_rows: int = 2048
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """N // B; a last partial batch is dropped."""
+        return self.n_train // self.batch_size
+
+    @property
+    def n_logs(self) -> int:
+        """L."""
+        return self.total_batches // self.log_frequency
+
+    @property
+    def pure_model(self) -> PureModel:
+        """The model as pure functions of one lane."""
+        return pure_model(self.model, self.input_shape, self.n_outputs)
+
+    @property
+    def chained_strategy(self) -> Strategy:
+        """The composed strategy."""
+        return _chained(self.strategy)
+
+
+@functools.lru_cache(maxsize=64)
+def _chained(options: tuple[StrategyOptions, ...]) -> Strategy:
+    return chain([option.build() for option in options])
+
+
+class LaneState(NamedTuple):
+    """What one lane carries from batch to batch and from task to task. With lanes: a leading axis W on every leaf."""
+
+    params: Params
+    model_state: ModelState
+    optimizer: Any
+    strategy: Any
+    batches: Array  # int32 scalar: batches trained in all tasks so far
+    diverged: Array  # bool scalar: loss or update was not finite once; parameters are frozen since
+
+
+class Lane(NamedTuple):
+    """What sets one lane apart from the others. With lanes: a leading axis W on every leaf."""
+
+    seed: Array  # uint32 scalar
+    repeat: Array  # int32 scalar
+    optimizer: dict[str, Array]  # traced options of the optimizer, float32 scalars
+    strategy: dict[str, Array]  # "<position>.<option>" to float32 scalar
+    pool: Array  # int32 [U]: classes of the source this lane evaluates on
+    labels: Array  # int32 [E, C]: position in ``pool`` of the class with label y in evaluated task e
+
+
+class Pools(NamedTuple):
+    """Data without a lane axis, once on every device."""
+
+    images: Array  # [K, P, *input_shape], source dtype
+    mean: Array  # [channels] or [] float32, in scaled units
+    deviation: Array  # like mean
+
+
+class TaskLogs(NamedTuple):
+    """What one task produces, accumulated on the device, with lanes W behind the log axis."""
+
+    accuracy: Array  # [L, W, E] float32
+    loss: Array  # [L, W, E] float32
+    train_accuracy: Array  # [L, W] float32: mean over the batches of the log window
+    train_loss: Array  # [L, W] float32
+    hidden: Array  # [L, W, U, S/C, H] float32
+    weights: Params  # [L, W, *shape] each; empty where weights are not logged
+    end_accuracy: Array  # [W, E] float32, after the last batch
+    end_loss: Array  # [W, E] float32

@@ -1,0 +1,122 @@
+"""One task of one chunk of lanes as one compiled program: a scan over logs of a scan over batches of a vmap over lanes."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from clray.core.evaluate import Evaluation, evaluate
+from clray.core.program import Lane, LaneState, Pools, Spec, TaskLogs
+from clray.core.step import Clock, StepLog, context, lane_key, optimizer_of, train_step
+from clray.strategies.base import TaskData
+from clray.core.evaluate import scale_images
+from clray.types import Array, Purpose
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "purpose"))
+def init_lanes(spec: Spec, lanes: Lane, task: Array, purpose: Purpose = Purpose.INIT) -> LaneState:
+    """Fresh state of W lanes.
+
+    Args:
+        task: int32 scalar; enters the key, so that an expert of every task starts from weights of its own.
+        purpose: INIT for the learner, EXPERT and JOINT for the baselines.
+    """
+
+    def init(lane: Lane) -> LaneState:
+        params, model_state = spec.pure_model.init(lane_key(lane, task, purpose))
+        optimizer = optimizer_of(spec, lane, jnp.int32(0), 1).init(params)
+        strategy = spec.chained_strategy.init(params)
+        return LaneState(params, model_state, optimizer, strategy, jnp.int32(0), jnp.bool_(False))
+
+    return jax.vmap(init)(lanes)
+
+
+@functools.partial(jax.jit, static_argnames=("spec",))
+def evaluate_lanes(spec: Spec, state: LaneState, lanes: Lane, pools: Pools) -> Evaluation:
+    """Evaluates W lanes outside training: a leading axis W on every leaf."""
+    return jax.vmap(evaluate, in_axes=(None, 0, 0, None))(spec, state, lanes, pools)
+
+
+def batch_order(spec: Spec, lane: Lane, task: Array) -> Array:
+    """Sample numbers [total batches, B] int32 of one lane: every epoch a new permutation, a last partial batch dropped."""
+    per_epoch = spec.batches_per_epoch
+    n_epochs = -(-spec.total_batches // per_epoch)
+    key = lane_key(lane, task, Purpose.ORDER)
+
+    def epoch(number: Array) -> Array:
+        order = jax.random.permutation(jax.random.fold_in(key, number), spec.n_train)
+        return order[: per_epoch * spec.batch_size].reshape(per_epoch, spec.batch_size).astype(jnp.int32)
+
+    return jax.lax.map(epoch, jnp.arange(n_epochs)).reshape(-1, spec.batch_size)[: spec.total_batches]
+
+
+@functools.partial(jax.jit, static_argnames=("spec",))
+def train_task(
+    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, images: Array, labels: Array, task: Array, horizon: Array
+) -> tuple[LaneState, TaskLogs]:
+    """Trains W lanes on one task.
+
+    Args:
+        spec: static; equal specs and shapes compile once.
+        images: [N, W, *input_shape], source dtype.
+        labels: [N, W] int32.
+        task: int32 scalar, number of the task.
+        horizon: int32 scalar, batches of the whole sequence (for schedules over it).
+
+    Returns:
+        The state after the task's last batch, and the logs of the task.
+    """
+    order = jax.vmap(batch_order, in_axes=(None, 0, None), out_axes=1)(spec, lanes, task)  # [batches, W, B]
+    state = jax.vmap(_begin_task, in_axes=(None, 0, 0, None))(spec, state, lanes, task)
+    step = jax.vmap(functools.partial(train_step, spec), in_axes=(0, 0, None, 0, 0, None))
+    take = jax.vmap(lambda rows, chosen: rows[chosen], in_axes=(1, 0))  # [N, W, ...], [W, B] -> [W, B, ...]
+
+    def one_batch(state: LaneState, batch: tuple[Array, Array]) -> tuple[LaneState, StepLog]:
+        number, chosen = batch
+        return step(state, lanes, pools, take(images, chosen), take(labels, chosen), Clock(task, number, horizon))
+
+    def one_log(state: LaneState, window: tuple[Array, Array]) -> tuple[LaneState, tuple[StepLog, Evaluation, dict[str, Array]]]:
+        state, log = jax.lax.scan(one_batch, state, window)
+        weights = state.params if spec.log_weights else {}
+        return state, (jax.tree.map(lambda x: x.mean(axis=0), log), _evaluate_all(spec, state, lanes, pools), weights)
+
+    n_logged = spec.n_logs * spec.log_frequency
+    numbers = jnp.arange(spec.total_batches, dtype=jnp.int32)
+    windows = jax.tree.map(
+        lambda x: x[:n_logged].reshape(spec.n_logs, spec.log_frequency, *x.shape[1:]), (numbers, order)
+    )
+    state, (train, logged, weights) = jax.lax.scan(one_log, state, windows)
+    if n_logged < spec.total_batches:
+        state, _ = jax.lax.scan(one_batch, state, (numbers[n_logged:], order[n_logged:]))
+        end = _evaluate_all(spec, state, lanes, pools)
+    else:
+        end = jax.tree.map(lambda x: x[-1], logged)
+    state = jax.vmap(_end_task, in_axes=(None, 0, 0, None, 1, 1, None))(spec, state, lanes, pools, images, labels, task)
+    return state, TaskLogs(
+        logged.accuracy, logged.loss, train.accuracy, train.loss, logged.hidden, weights, end.accuracy, end.loss
+    )
+
+
+def _evaluate_all(spec: Spec, state: LaneState, lanes: Lane, pools: Pools) -> Evaluation:
+    return jax.vmap(evaluate, in_axes=(None, 0, 0, None))(spec, state, lanes, pools)
+
+
+def _begin_task(spec: Spec, state: LaneState, lane: Lane, task: Array) -> LaneState:
+    ctx = context(spec, state, lane, Clock(task, jnp.int32(0), jnp.int32(1)), Purpose.BOUNDARY)
+    key, _ = jax.random.split(ctx.key)
+    strategy, params = spec.chained_strategy.begin_task(state.strategy, state.params, ctx._replace(key=key))
+    fresh = optimizer_of(spec, lane, jnp.int32(0), 1).init(params) if spec.reset_optimizer else state.optimizer
+    begun = state._replace(params=params, strategy=strategy, optimizer=fresh)
+    return jax.tree.map(lambda old, new: jnp.where(state.diverged, old, new), state, begun)
+
+
+def _end_task(
+    spec: Spec, state: LaneState, lane: Lane, pools: Pools, images: Array, labels: Array, task: Array
+) -> LaneState:
+    ctx = context(spec, state, lane, Clock(task, jnp.int32(0), jnp.int32(1)), Purpose.BOUNDARY)
+    _, key = jax.random.split(ctx.key)
+    data = TaskData(images, labels, functools.partial(scale_images, spec, pools))
+    strategy = spec.chained_strategy.end_task(state.strategy, state.params, data, ctx._replace(key=key))
+    return state._replace(strategy=jax.tree.map(lambda old, new: jnp.where(state.diverged, old, new), state.strategy, strategy))

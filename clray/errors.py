@@ -1,0 +1,44 @@
+"""Errors that a user can cause. Everything else that escapes clray is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Base of all errors whose cause is the user's input or resources.
+
+    The message is complete: it says what was given, what is valid and how to go on. The command line prints it
+    without a traceback and exits with ``exit_code``.
+    """
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """An experiment or sweep file, or a value given with ``--set``, is not valid."""
+
+
+class DataError(UserError):
+    """Data files are missing, truncated or do not fit the experiment."""
+
+
+class OutputError(UserError):
+    """The output directory cannot be written or read, or holds something else."""
+
+
+class ResourceError(UserError):
+    """The cluster or machine cannot give what the sweep asks for."""
+
+
+class AlreadyCommittedError(Exception):
+    """Another attempt committed this folder first; its files stay and ours are dropped."""
+
+
+def did_you_mean(given: str, valid: Iterable[str]) -> str:
+    """The tail of an error message: the nearest valid name, if one is near, and all valid ones."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"{guess}valid: {', '.join(names) if names else '(none)'}"

@@ -1,0 +1,85 @@
+"""The border between flax.nnx modules and the core, which sees pure functions over flat dicts of arrays."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from clray.config import ModelOptions
+from clray.types import Array, ModelState, Params
+
+
+class Apply(Protocol):
+    """``(params, state, images (B, ...), train, key) -> (logits (B, O), hidden (B, H), state)``."""
+
+    def __call__(
+        self, params: Params, state: ModelState, images: Array, *, train: bool, key: Array | None
+    ) -> tuple[Array, Array, ModelState]: ...
+
+
+class PureModel(NamedTuple):
+    """A model as pure functions of one lane.
+
+    Attributes:
+        init: ``key -> (params, state)``.
+        apply: see ``Apply``.
+        hidden_size: H.
+    """
+
+    init: Any
+    apply: Apply
+    hidden_size: int
+
+
+@functools.lru_cache(maxsize=64)
+def pure_model(options: ModelOptions, input_shape: tuple[int, ...], n_outputs: int) -> PureModel:
+    """Splits the module that ``options`` builds into graph and arrays. Starts no JAX backend.
+
+    Args:
+        options: of the model.
+        input_shape: (D,) or (height, width, channels).
+        n_outputs: number of logits.
+
+    Raises:
+        TypeError: the module carries variables other than parameters and batch statistics.
+    """
+    graph, params, rest = nnx.split(nnx.eval_shape(lambda: options.build(input_shape, n_outputs, nnx.Rngs(0))), nnx.Param, ...)
+    templates = {**_flat(params), **_flat(rest)}
+    paths = {".".join(str(part) for part in path): path for path in templates}
+    stray = [name for name, path in paths.items() if not isinstance(templates[path], (nnx.Param, nnx.BatchStat))]
+    if stray:
+        raise TypeError(
+            f"model {options.name} carries {', '.join(stray)}; only nnx.Param and nnx.BatchStat are supported: "
+            "take dropout keys from the rngs argument of the call instead of storing them"
+        )
+
+    def flatten(state: Any) -> dict[str, Array]:
+        return {".".join(str(part) for part in path): leaf[...] for path, leaf in _flat(state).items()}
+
+    def init(key: Array) -> tuple[Params, ModelState]:
+        _, params, rest = nnx.split(options.build(input_shape, n_outputs, nnx.Rngs(key)), nnx.Param, ...)
+        return flatten(params), flatten(rest)
+
+    def apply(
+        params: Params, state: ModelState, images: Array, *, train: bool, key: Array | None
+    ) -> tuple[Array, Array, ModelState]:
+        arrays = {**params, **state}
+        merged = nnx.State.from_flat_path({path: templates[path].replace(arrays[name]) for name, path in paths.items()})
+        module = nnx.merge(graph, merged)
+        logits, hidden = module(images, train=train, rngs=None if key is None else nnx.Rngs(key))
+        new_state = flatten(nnx.state(module, nnx.BatchStat)) if state else state
+        return logits, hidden, new_state
+
+    outputs = jax.eval_shape(
+        lambda key: apply(*init(key), jnp.zeros((1, *input_shape), jnp.float32), train=False, key=None)[1],
+        jax.eval_shape(lambda: jax.random.key(0)),
+    )
+    return PureModel(init, apply, outputs.shape[-1])
+
+
+def _flat(state: Any) -> dict[tuple[Any, ...], Any]:
+    return dict(nnx.to_flat_state(state))

@@ -1,0 +1,35 @@
+"""Prepares a process for JAX: platform, memory and devices. Must run before JAX starts a backend."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+
+def available_cpus() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def configure_jax(num_cpus: float, num_gpus: float | None = None) -> None:
+    """Gives JAX what the task was given.
+
+    Args:
+        num_cpus: one CPU device for each whole CPU.
+        num_gpus: GPUs of the task; a fraction gets that part of the GPU's memory. None: whatever JAX finds.
+
+    Where a backend runs already (inside a notebook, say) its devices are used as they are.
+    """
+    if num_gpus == 0:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    elif num_gpus is not None and num_gpus < 1:
+        os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 * num_gpus:.4f}"
+    os.environ.setdefault("PJRT_NPROC", str(max(1, int(num_cpus))))
+    import jax
+
+    with contextlib.suppress(RuntimeError):  # raised where a backend runs already
+        jax.config.update("jax_num_cpu_devices", max(1, int(num_cpus)))
+    if num_gpus:
+        found = {device.platform for device in jax.local_devices()}
+        if found == {"cpu"}:
+            raise RuntimeError(f"the task was given {num_gpus:g} GPU but JAX sees only CPUs; install clray[cuda] on this node")

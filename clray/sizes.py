@@ -1,0 +1,98 @@
+"""The static sizes of an experiment, from its file and a description of its data alone, and whether they fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clray.config import Experiment
+from clray.data.sizes import static_sizes
+from clray.data.source import DatasetInfo
+from clray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One number an axis; see ``clray.types`` for the letters.
+
+    Attributes:
+        n_tasks: T.
+        n_repeats: R.
+        classes_per_task: C.
+        n_classes: K.
+        n_train: N.
+        batch_size: B.
+        total_batches: batches of one task.
+        n_logs: L.
+        n_eval_tasks: E.
+        n_kept: S/C, samples of each class whose hidden states are kept.
+        n_pool: P, evaluated samples of each class.
+        n_pool_classes: U, classes a lane evaluates on.
+        input_shape: (D,) or (height, width, channels).
+        dtype: of the images on their way to the device, uint8 or float32.
+    """
+
+    n_tasks: int
+    n_repeats: int
+    classes_per_task: int
+    n_classes: int
+    n_train: int
+    batch_size: int
+    total_batches: int
+    n_logs: int
+    n_eval_tasks: int
+    n_kept: int
+    n_pool: int
+    n_pool_classes: int
+    input_shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def n_subsamples(self) -> int:
+        """S."""
+        return self.n_kept * self.classes_per_task
+
+
+def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
+    """Derives all sizes.
+
+    Raises:
+        ConfigError: they do not fit together; the message names the key and what is valid.
+    """
+    sequence, training, logging = experiment.sequence, experiment.training, experiment.logging
+    pools = static_sizes(info, experiment)
+    batch = training.batch_size
+    if batch > pools.n_train:
+        raise ConfigError(
+            f"training.batch_size: {batch} is larger than the {pools.n_train} training samples of a task; use at most that"
+        )
+    total = training.steps if training.steps is not None else (training.epochs or 0) * (pools.n_train // batch)
+    if logging.log_frequency > total:
+        raise ConfigError(
+            f"logging.log_frequency: {logging.log_frequency} is larger than the {total} batches of a task, so nothing "
+            f"would be logged; use 1 to {total}"
+        )
+    n_classes = sequence.classes_per_task
+    if logging.n_subsamples % n_classes or logging.n_subsamples > pools.test_per_class * n_classes:
+        raise ConfigError(
+            f"logging.n_subsamples: {logging.n_subsamples} must be a multiple of the {n_classes} classes of a task and at "
+            f"most {pools.test_per_class * n_classes}, the samples a task is evaluated on"
+        )
+    evaluated = len(experiment.eval_task_numbers)
+    most_classes = evaluated * n_classes
+    takes_images = experiment.model.takes_images
+    return Sizes(
+        n_tasks=sequence.n_tasks,
+        n_repeats=len(experiment.repeat_numbers),
+        classes_per_task=n_classes,
+        n_classes=info.n_classes,
+        n_train=pools.n_train,
+        batch_size=batch,
+        total_batches=total,
+        n_logs=total // logging.log_frequency,
+        n_eval_tasks=evaluated,
+        n_kept=logging.n_subsamples // n_classes if logging.representations == "dense" else 0,
+        n_pool=pools.test_per_class,
+        n_pool_classes=min(most_classes, info.n_classes),
+        input_shape=info.shape if takes_images else (info.shape[0] * info.shape[1] * info.shape[2],),
+        dtype=info.dtype,
+    )

@@ -1,0 +1,161 @@
+"""The interface of strategies: a NamedTuple of pure functions over a pytree state, composed like optax transformations.
+
+Every function sees one lane: no axis for repeats or trials, no I/O, nothing that depends on the value of an array at trace
+time. The core vmaps over lanes and scans over batches. All hooks default to doing nothing, so a strategy names only what it
+changes. In the order in which the core calls them:
+
+``init``         once, before the first task
+``begin_task``   before the first batch of every task; may change the parameters
+``batch``        on every batch before the gradient; may append rows (replay) and set sample weights
+``penalty``      inside the differentiated loss; its value is added to the mean cross-entropy
+``gradient``     after the gradient, before the optimizer
+``after_step``   after the parameters moved
+``end_task``     after the last batch of every task, with all of the task's training data
+
+Rows that ``batch`` appends come after the B rows of the task, which stay first: training accuracy is counted on those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from clray.types import Array, Batch, Hyper, Params
+
+StrategyState = Any
+
+
+class Context(NamedTuple):
+    """What a hook may look at besides its state.
+
+    Attributes:
+        hyper: the strategy's own traced options, by field name, scalars.
+        task: number of the task, int32 scalar.
+        batch: number of the batch within the task, from 0, int32 scalar (0 in hooks called once a task).
+        key: random key for this call of this strategy. Consume it once; split it for more.
+        forward: ``(params, images [B, ...]) -> (logits [B, O], hidden [B, H])`` in evaluation mode, scaled images.
+    """
+
+    hyper: Hyper
+    task: Array
+    batch: Array
+    key: Array
+    forward: Callable[[Params, Array], tuple[Array, Array]]
+
+
+class TaskData(NamedTuple):
+    """All training data of one task of one lane."""
+
+    images: Array  # [N, D] or [N, height, width, channels], source dtype, unscaled
+    labels: Array  # [N] int32
+    scale: Callable[[Array], Array]  # source dtype to the float32 input of the model
+
+
+def _init(params: Params) -> StrategyState:
+    del params
+    return ()
+
+
+def _begin_task(state: StrategyState, params: Params, ctx: Context) -> tuple[StrategyState, Params]:
+    del ctx
+    return state, params
+
+
+def _batch(state: StrategyState, batch: Batch, ctx: Context) -> tuple[StrategyState, Batch]:
+    del ctx
+    return state, batch
+
+
+def _penalty(state: StrategyState, params: Params, logits: Array, batch: Batch, ctx: Context) -> Array | float:
+    del state, params, logits, batch, ctx
+    return 0.0
+
+
+def _gradient(state: StrategyState, gradient: Params, params: Params, batch: Batch, ctx: Context) -> Params:
+    del state, params, batch, ctx
+    return gradient
+
+
+def _after_step(state: StrategyState, before: Params, after: Params, gradient: Params, batch: Batch, ctx: Context) -> StrategyState:
+    del before, after, gradient, batch, ctx
+    return state
+
+
+def _end_task(state: StrategyState, params: Params, data: TaskData, ctx: Context) -> StrategyState:
+    del params, data, ctx
+    return state
+
+
+class Strategy(NamedTuple):
+    """Pure functions of one lane; see the module's docstring for when each is called.
+
+    ``penalty`` is added to the mean cross-entropy of the batch; ``gradient`` returns the gradient the optimizer gets.
+    States are pytrees of arrays whose structure, shapes and dtypes never change.
+    """
+
+    init: Callable[[Params], StrategyState] = _init
+    begin_task: Callable[[StrategyState, Params, Context], tuple[StrategyState, Params]] = _begin_task
+    batch: Callable[[StrategyState, Batch, Context], tuple[StrategyState, Batch]] = _batch
+    penalty: Callable[[StrategyState, Params, Array, Batch, Context], Array | float] = _penalty
+    gradient: Callable[[StrategyState, Params, Params, Batch, Context], Params] = _gradient
+    after_step: Callable[[StrategyState, Params, Params, Params, Batch, Context], StrategyState] = _after_step
+    end_task: Callable[[StrategyState, Params, TaskData, Context], StrategyState] = _end_task
+
+
+def chain(strategies: Sequence[Strategy]) -> Strategy:
+    """Several strategies as one: hooks run in order, penalties add up, states are kept in a tuple.
+
+    The chained ``hyper`` maps ``"<position>.<option>"`` to a scalar; each strategy sees its own options only, and a key of
+    its own.
+    """
+
+    def each(ctx: Context, position: int) -> Context:
+        import jax
+
+        prefix = f"{position}."
+        own = {name.removeprefix(prefix): value for name, value in ctx.hyper.items() if name.startswith(prefix)}
+        return ctx._replace(hyper=own, key=jax.random.fold_in(ctx.key, position))
+
+    def begin_task(states: StrategyState, params: Params, ctx: Context) -> tuple[StrategyState, Params]:
+        new = []
+        for i, (strategy, state) in enumerate(zip(strategies, states, strict=True)):
+            state, params = strategy.begin_task(state, params, each(ctx, i))
+            new.append(state)
+        return tuple(new), params
+
+    def batch(states: StrategyState, batch: Batch, ctx: Context) -> tuple[StrategyState, Batch]:
+        new = []
+        for i, (strategy, state) in enumerate(zip(strategies, states, strict=True)):
+            state, batch = strategy.batch(state, batch, each(ctx, i))
+            new.append(state)
+        return tuple(new), batch
+
+    def penalty(states: StrategyState, params: Params, logits: Array, batch: Batch, ctx: Context) -> Array | float:
+        total: Array | float = 0.0
+        for i, (strategy, state) in enumerate(zip(strategies, states, strict=True)):
+            total = total + strategy.penalty(state, params, logits, batch, each(ctx, i))
+        return total
+
+    def gradient(states: StrategyState, gradient: Params, params: Params, batch: Batch, ctx: Context) -> Params:
+        for i, (strategy, state) in enumerate(zip(strategies, states, strict=True)):
+            gradient = strategy.gradient(state, gradient, params, batch, each(ctx, i))
+        return gradient
+
+    def after_step(
+        states: StrategyState, before: Params, after: Params, gradient: Params, batch: Batch, ctx: Context
+    ) -> StrategyState:
+        return tuple(
+            strategy.after_step(state, before, after, gradient, batch, each(ctx, i))
+            for i, (strategy, state) in enumerate(zip(strategies, states, strict=True))
+        )
+
+    def end_task(states: StrategyState, params: Params, data: TaskData, ctx: Context) -> StrategyState:
+        return tuple(
+            strategy.end_task(state, params, data, each(ctx, i))
+            for i, (strategy, state) in enumerate(zip(strategies, states, strict=True))
+        )
+
+    return Strategy(
+        lambda params: tuple(strategy.init(params) for strategy in strategies),
+        begin_task, batch, penalty, gradient, after_step, end_task,
+    )

@@ -1,0 +1,13 @@
+"""Plain training on one task after the other. The lower bound every strategy is compared with."""
+
+from __future__ import annotations
+
+from clray.config import StrategyOptions
+from clray.strategies.base import Strategy
+
+
+class Finetune(StrategyOptions):
+    """No options."""
+
+    def build(self) -> Strategy:
+        return Strategy()

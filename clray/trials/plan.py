@@ -1,0 +1,145 @@
+"""From a sweep or experiment file to a checked plan: every trial validated, its sizes known, nothing started yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clray.config import Experiment, Sweep
+from clray.data.cache import check, describe
+from clray.data.source import DatasetInfo
+from clray.documents import Document, parse_experiment, parse_sweep, parse_value, read_sweep, read_yaml
+from clray.errors import ConfigError
+from clray.sizes import Sizes, sizes_of
+from clray.trials.expand import Trial, expand
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command is about to do.
+
+    Attributes:
+        sweep: the sweep; one point without axes for ``clray run``.
+        document: the sweep as resolved (overrides applied, experiment in place), plain data for sweep.yaml.
+        trials: in the order of expansion.
+        sizes: trial id to sizes; None where the data set says nothing before it is prepared.
+        source: file name for messages and for the command that resumes.
+    """
+
+    sweep: Sweep
+    document: dict[str, Any]
+    trials: tuple[Trial, ...]
+    sizes: Mapping[str, Sizes | None]
+    source: str
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep and of its folder."""
+        return self.sweep.name
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """``["a.b=1", ...]`` to ``{"a.b": 1}``; values are YAML.
+
+    Raises:
+        ConfigError: an item has no ``=``.
+    """
+    values = {}
+    for item in settings:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {item!r}: expected dotted.key=value, such as optimizer.learning_rate=0.03")
+        values[key.strip()] = parse_value(text, f"--set {item}")
+    return values
+
+
+def plan_sweep(source: str | Path | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Plan:
+    """Plans a sweep from a file, or from plain data of the same form.
+
+    Raises:
+        ConfigError: anything about the file, the overrides or any point is not valid.
+        DataError: local data files are missing or damaged.
+    """
+    document, base = _read(source)
+    document, base = _override(document, base, settings or {})
+    sweep = parse_sweep(document)
+    swept = {*sweep.grid, *sweep.zip, *(sweep.random.keys if sweep.random else ()), *(k for case in sweep.cases or () for k in case)}
+    for key in settings or {}:
+        if key in swept:
+            raise ConfigError(f"--set {key}: the sweep varies {key} itself; take it out of the sweep or leave --set away")
+    trials = tuple(expand(sweep, base, fingerprint))
+    return Plan(sweep, document.data, trials, _sizes(trials, base), document.source)
+
+
+def plan_run(source: str | Path | Mapping[str, Any] | Experiment, settings: Mapping[str, Any] | None = None) -> Plan:
+    """Plans one experiment as a sweep of one point. Of a sweep file, its base experiment is taken without the axes."""
+    if isinstance(source, Experiment):
+        base = Document("<Experiment>", source.plain())
+    elif isinstance(source, (str, Path)):
+        base = read_yaml(source)
+        if "experiment" in base.data:
+            outer, base = read_sweep(source)
+            if "name" not in base.data and "name" in outer.data:
+                base = base.override({"name": outer.data["name"]}, outer.where(("name",)))
+        if "name" not in base.data:
+            base = base.override({"name": Path(source).stem}, f"{source}: file name")
+    else:
+        base = Document("<experiment>", dict(source))
+    base = base.override(settings or {}, {key: f"--set {key}" for key in settings or {}})
+    experiment = parse_experiment(base)
+    trial = Trial(experiment.trial_id(fingerprint(experiment.dataset)), {}, experiment)
+    sweep = Sweep(name=experiment.name, experiment=base.data)
+    resolved = {"name": experiment.name, "experiment": base.data}
+    return Plan(sweep, resolved, (trial,), _sizes((trial,), base), base.source)
+
+
+def fingerprint(options: Any) -> str | None:
+    """The data set's own fingerprint, where it reads files that people own."""
+    return options.fingerprint()
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[Document, Document]:
+    if isinstance(source, (str, Path)):
+        return read_sweep(source)
+    data = dict(source)
+    if isinstance(data.get("experiment"), str):
+        data["experiment"] = read_yaml(data["experiment"]).data
+    if not isinstance(data.get("experiment"), dict):
+        raise ConfigError("<sweep>: experiment: must be a table or the path of an experiment file")
+    document = Document("<sweep>", data)
+    return document, document.inner("experiment")
+
+
+def _override(document: Document, base: Document, settings: Mapping[str, Any]) -> tuple[Document, Document]:
+    base = base.override(settings, {key: f"--set {key}" for key in settings})
+    return dataclasses.replace(document, data=document.data | {"experiment": base.data}), base
+
+
+def _sizes(trials: Sequence[Trial], base: Document) -> dict[str, Sizes | None]:
+    infos: dict[Any, DatasetInfo | None] = {}
+    sizes: dict[str, Sizes | None] = {}
+    for trial in trials:
+        options = trial.experiment.dataset
+        if options not in infos:
+            check(options)
+            infos[options] = describe(options)
+        info = infos[options]
+        try:
+            sizes[trial.trial_id] = sizes_of(trial.experiment, info) if info else None
+        except ConfigError as error:
+            raise _located(error, base, trial) from None
+    return sizes
+
+
+def _located(error: ConfigError, base: Document, trial: Trial) -> ConfigError:
+    """An error about sizes starts with its dotted key; says where that was written."""
+    text = str(error)
+    match = re.match(r"[a-z_]+(\.[a-z_]+)*", text)
+    key = match.group(0) if match else ""
+    where = f"{base.source}: sweep" if key in trial.params else base.where(tuple(key.split(".")))
+    point = ", ".join(f"{k}={v}" for k, v in trial.params.items())
+    return ConfigError(f"{where}: {text}" + (f" (at {point})" if point else ""))

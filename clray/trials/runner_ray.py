@@ -1,0 +1,224 @@
+"""Runs jobs as Ray tasks, each pinned to its GPU. The only file that imports ray.
+
+The driver owns retries: a worker or node that dies is a system failure and the job goes out again from its last commit;
+an error of the program is not retried. Tasks return small dicts; tensors go straight to storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import secrets
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RaySystemError, RayTaskError, WorkerCrashedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from clray.config import Resources
+from clray.errors import OutputError, ResourceError
+from clray.process import configure_jax
+from clray.store.filesystem import Storage
+from clray.trials.job import Job, Outcome, run_job
+from clray.trials.runner_local import OnEvent
+
+MAX_ATTEMPTS = 3
+POLL_SECONDS = 0.5
+TASKS_PER_SLOT = 2
+
+
+class Board:
+    """Collects progress messages of all workers for the driver. Losing it loses progress bars, nothing else."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[str, dict[str, Any]]] = []
+
+    def post(self, trial_id: str, event: dict[str, Any]) -> None:
+        self._events.append((trial_id, event))
+
+    def take(self) -> list[tuple[str, dict[str, Any]]]:
+        events, self._events = self._events, []
+        return events
+
+
+def work(job: dict[str, Any], num_cpus: float, num_gpus: float, path: list[str], board: Any) -> dict[str, Any]:
+    """One job in a worker process."""
+    sys.path.extend(entry for entry in path if entry not in sys.path)
+    configure_jax(num_cpus, num_gpus)
+    trial_id = job["trial_id"]
+    board.post.remote(trial_id, {"event": "start", "attempt": job["attempt"]})
+    outcome = run_job(Job(**job), lambda event: board.post.remote(trial_id, dict(event)))
+    return dataclasses.asdict(outcome)
+
+
+def read_marker(url: str, name: str) -> str:
+    """The content of the marker file as this node sees it, or an empty text."""
+    with contextlib.suppress(Exception):
+        return Storage.of(url).read_bytes(name).decode()
+    return ""
+
+
+class RayRunner:
+    """A context manager around one connection to a Ray cluster.
+
+    Args:
+        resources: of one trial.
+        address: of an existing cluster (``auto``, ``host:port``, ``ray://...``); None starts one on this machine.
+
+    Raises:
+        ResourceError: no cluster there, or none of its nodes can run a trial.
+    """
+
+    def __init__(self, resources: Resources, address: str | None = None):
+        self._resources = resources
+        self._address = address
+        self._started = False
+
+    def __enter__(self) -> RayRunner:
+        if not ray.is_initialized():
+            self._connect()
+            self._started = True
+        try:
+            self.num_cpus, self.num_gpus = self._preflight()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._started:
+            ray.shutdown()
+            self._started = False
+
+    def _connect(self) -> None:
+        # Ray would hand GPU visibility of the driver to tasks without GPUs; tasks say for themselves what they use.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+        try:
+            if self._address:
+                ray.init(address=self._address, **quiet)
+            else:
+                ray.init(address="local", include_dashboard=False, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            where = f"--address {self._address}: no Ray cluster answers there" if self._address else "Ray could not be started here"
+            raise ResourceError(f"{where} ({reason}). Start one with 'ray start --head', or leave --address out") from None
+
+    def _preflight(self) -> tuple[float, float]:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        num_cpus = self._resources.num_cpus
+        asked = self._resources.num_gpus
+        num_gpus = float(any(node.get("GPU", 0) >= 1 for node in nodes)) if asked == "auto" else float(asked)
+        fits = [node for node in nodes if node.get("CPU", 0) >= num_cpus and node.get("GPU", 0) >= num_gpus]
+        if not fits and not _autoscales():
+            has = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
+            raise ResourceError(
+                f"resources: a trial asks for {num_cpus:g} CPU and {num_gpus:g} GPU, which no node of the cluster has "
+                f"({len(nodes)} node{'s' * (len(nodes) != 1)}: {has}). Lower resources.num_gpus or resources.num_cpus"
+            )
+        return num_cpus, num_gpus
+
+    def slots(self) -> int:
+        """Trials that the cluster can run at once, as it is now."""
+        total = 0
+        for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+            by_cpu = int(node.get("CPU", 0) / self.num_cpus)
+            total += min(by_cpu, int(node.get("GPU", 0) / self.num_gpus)) if self.num_gpus else by_cpu
+        return max(total, 1)
+
+    def check_shared(self, root: str) -> None:
+        """Refuses a local path that some node of the cluster does not see.
+
+        Raises:
+            OutputError: naming the nodes.
+        """
+        storage = Storage.of(root)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if not storage.is_local or len(nodes) < 2:
+            return
+        name, token = f".seen-by-all-{secrets.token_hex(4)}", secrets.token_hex(8)
+        storage.replace_bytes(name, token.encode())
+        try:
+            reader = ray.remote(num_cpus=0, max_retries=0)(read_marker)
+            seen = {
+                node["NodeManagerAddress"]: reader.options(
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                ).remote(root, name)
+                for node in nodes
+            }
+            blind = [address for address, ref in seen.items() if ray.get(ref, timeout=60) != token]
+        finally:
+            storage.remove(name)
+        if blind:
+            raise OutputError(
+                f"--output: {storage.display} is a local path that these nodes of the cluster do not share: {', '.join(blind)}. "
+                "Use a folder on a shared file system, or a URL such as s3://bucket/results"
+            )
+
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Outcome]:
+        """Yields an outcome a job as they end. At most twice the slots are in flight."""
+        remote = self._task()
+        board = ray.remote(num_cpus=0)(Board).remote()
+        waiting, running = deque(jobs), {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < TASKS_PER_SLOT * self.slots():
+                    job = waiting.popleft()
+                    running[remote.remote(dataclasses.asdict(job), self.num_cpus, self.num_gpus, sys.path, board)] = job
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+                self._relay(board, on_event)
+                for ref in ready:
+                    job = running.pop(ref)
+                    outcome = self._outcome(ref, job)
+                    if outcome.cause == "system" and job.attempt < MAX_ATTEMPTS:
+                        on_event(job.trial_id, {"event": "retry", "attempt": job.attempt + 1, "error": outcome.error})
+                        waiting.append(dataclasses.replace(job, attempt=job.attempt + 1))
+                    else:
+                        yield outcome
+        finally:
+            for ref in running:
+                with contextlib.suppress(Exception):
+                    ray.cancel(ref, force=True)
+            with contextlib.suppress(Exception):
+                ray.kill(board)
+
+    def _task(self) -> Any:
+        if self.num_gpus:
+            # A process that used a GPU keeps its memory until it exits, so every GPU task gets a process of its own.
+            return ray.remote(num_gpus=self.num_gpus, num_cpus=self.num_cpus, max_calls=1, max_retries=0)(work)
+        return ray.remote(num_cpus=self.num_cpus, max_retries=0)(work)
+
+    @staticmethod
+    def _relay(board: Any, on_event: OnEvent) -> None:
+        with contextlib.suppress(GetTimeoutError, RayActorError):
+            for trial_id, event in ray.get(board.take.remote(), timeout=5):
+                on_event(trial_id, event)
+
+    @staticmethod
+    def _outcome(ref: Any, job: Job) -> Outcome:
+        try:
+            return Outcome(**ray.get(ref))
+        except RayTaskError as error:
+            return Outcome(job.trial_id, "failed", "program", f"{type(error.cause).__name__}: {error.cause}")
+        except (WorkerCrashedError, OutOfMemoryError, RaySystemError, RayError) as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            return Outcome(job.trial_id, "failed", "system", f"{type(error).__name__}: {reason}")
+
+
+def _autoscales() -> bool:
+    """Whether nodes can still be added: then a request that no node meets today may be met by one tomorrow.
+
+    A cluster without node types of its own names each node's type after the node.
+    """
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    with contextlib.suppress(Exception):
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        nodes = [*status.active_nodes, *status.idle_nodes]
+        return any(node.ray_node_type_name != f"node_{node.node_id}" for node in nodes)
+    return False

@@ -1,0 +1,104 @@
+"""trials.parquet: one row a trial, readable by any tool while the sweep runs."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clray.config import canonical_json
+from clray.store.filesystem import Storage
+from clray.store.layout import TRIALS_SCHEMA, SweepLayout
+from clray.trials.status import TrialStatus
+
+METRICS = ("acc", "forgetting", "forgetting_from_first", "bwt", "fwt", "learning_acc")
+WRITE_EVERY_SECONDS = 5.0
+
+
+def row_of(trial_id: str, params: Mapping[str, Any], status: TrialStatus) -> dict[str, Any]:
+    """One row as plain values."""
+    result = status.result or {}
+    row = {
+        "trial_id": trial_id,
+        "status": status.status,
+        "attempts": status.attempts,
+        "n_diverged": result.get("n_diverged"),
+        "seconds": result.get("seconds"),
+        "error": status.error or None,
+        **{f"param.{key}": value for key, value in params.items()},
+    }
+    for name, values in result.get("metrics", {}).items():
+        row[f"{name}_mean"], row[f"{name}_sem"] = values["mean"], values["sem"]
+    return row
+
+
+def to_arrow(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table: fixed columns, then ``param.*``, then metrics with mean and SEM.
+
+    A parameter's column holds numbers where all its values are numbers, else canonical JSON text.
+    """
+    params = sorted({key for row in rows for key in row if key.startswith("param.")})
+    extra = sorted({key for row in rows for key in row if key.endswith("_mean")} | {f"{name}_mean" for name in METRICS})
+    names = [name.removesuffix("_mean") for name in extra]
+    ordered = [name for name in METRICS if name in names] + [name for name in names if name not in METRICS]
+    arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in TRIALS_SCHEMA]
+    columns = dict(zip(TRIALS_SCHEMA.names, arrays, strict=True))
+    for key in params:
+        columns[key] = _parameter_column([row.get(key) for row in rows])
+    for name in ordered:
+        for part in ("mean", "sem"):
+            columns[f"{name}_{part}"] = pa.array([_number(row.get(f"{name}_{part}")) for row in rows], pa.float64())
+    return pa.table(columns)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or (isinstance(value, float) and math.isnan(value)) else float(value)
+
+
+def _parameter_column(values: Sequence[Any]) -> pa.Array:
+    given = [value for value in values if value is not None]
+    if given and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in given):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    return pa.array([None if v is None else v if isinstance(v, str) else canonical_json(v) for v in values], pa.string())
+
+
+def read_rows(storage: Storage, layout: SweepLayout) -> list[dict[str, Any]]:
+    """Rows of the table on disk; none where there is none or it is damaged (it can always be made again)."""
+    try:
+        return pq.read_table(io.BytesIO(storage.read_bytes(layout.trials_table))).to_pylist()
+    except (FileNotFoundError, pa.ArrowException, OSError):
+        return []
+
+
+class TrialsTable:
+    """The table of a running sweep: kept in memory, written now and then.
+
+    Rows of trials that are not part of the sweep any more stay, as long as their folders do.
+    """
+
+    def __init__(self, storage: Storage, layout: SweepLayout):
+        self._storage = storage
+        self._layout = layout
+        folders = set(storage.list_names(layout.trials))
+        self.rows: dict[str, dict[str, Any]] = {
+            row["trial_id"]: row for row in read_rows(storage, layout) if row.get("trial_id") in folders
+        }
+        self._written = -math.inf
+
+    def put(self, row: dict[str, Any]) -> None:
+        """Sets one row and writes the table if the last write was a while ago."""
+        self.rows[row["trial_id"]] = row
+        if time.monotonic() - self._written > WRITE_EVERY_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Writes the table whole, in one step."""
+        buffer = io.BytesIO()
+        pq.write_table(to_arrow(list(self.rows.values())), buffer, compression="zstd")
+        self._storage.replace_bytes(self._layout.trials_table, buffer.getvalue())
+        self._written = time.monotonic()

@@ -1,0 +1,31 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_data_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prepared data goes to one temporary folder a session, and data sets of the user's are out of sight."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLRAY_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CLRAY_DATA_DIR", str(tmp_path_factory.mktemp("no-data")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with MNIST/raw/*-ubyte and cifar10/{train,test}/CLASS/*; skips where the files are not kept beside the repository."""
+    script = REPOSITORY.parent / "shared" / "data" / "prepare.sh"
+    if not script.is_file():
+        pytest.skip(f"needs real data: {script} is not there")
+    folder = tmp_path_factory.mktemp("real-data")
+    subprocess.run([str(script), str(folder)], check=True)
+    return folder
