@@ -233,6 +233,20 @@ def parse_experiment(document: Document) -> Experiment:
     return experiment
 
 
+def parse_dataset(name: str, options: Mapping[str, Any]) -> Any:
+    """Validates the options of one data set, for commands that need nothing else.
+
+    Raises:
+        ConfigError: as for experiments.
+    """
+    document = Document("data set", {"name": name, **options}, origins={(key,): f"--set {key}" for key in options})
+    problems: list[Problem] = []
+    built = _plugin("datasets", _tuples(document.data), (), problems)
+    if problems:
+        raise ConfigError(_message(document, problems))
+    return built
+
+
 def _tuples(value: Any) -> Any:
     """Lists as tuples, in copies: the models are immutable and strict."""
     if isinstance(value, dict):

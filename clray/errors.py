@@ -32,6 +32,12 @@ class ResourceError(UserError):
     """The cluster or machine cannot give what the sweep asks for."""
 
 
+class HeldError(UserError):
+    """Another driver works on the folder."""
+
+    exit_code = 1
+
+
 class AlreadyCommittedError(Exception):
     """Another attempt committed this folder first; its files stay and ours are dropped."""
 

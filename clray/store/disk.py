@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from clray.errors import OutputError
 from clray.store.filesystem import BLOCK_BYTES, TEMPORARY_PREFIX, TRASH_PREFIX, Storage, join_path, output_error
 
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
@@ -234,11 +233,3 @@ def _claim_and_replace(temporary: str, final: str) -> None:
 def _raise_unless_gone(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
-
-
-def no_folder(storage: Storage, path: str) -> OutputError:
-    """The error for a folder that vanished while it was written."""
-    return OutputError(
-        f"{storage.shown(path)} was removed while it was written: another driver took over this trial or somebody cleaned up. "
-        "Nothing was committed; the same command resumes from the last commit"
-    )

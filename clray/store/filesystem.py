@@ -112,8 +112,11 @@ class Storage(abc.ABC):
             from clray.store.objects import ObjectStorage
 
             return ObjectStorage(text)
-        if re.match(rf"({'|'.join(known_protocols())}):/?[^/]", text):
-            raise OutputError(f"{text!r} is neither a path nor a URL: a URL has '://' after the protocol")
+        if not match and (re.match(rf"({'|'.join(known_protocols())}):", text) or "://" in text):
+            raise OutputError(
+                f"{hide_credentials(text)!r} is neither a path nor a URL: a URL begins with the protocol and '://', such as "
+                "s3://bucket/folder"
+            )
         from clray.store.disk import LocalStorage
 
         return LocalStorage(text[match.end() :] if match else text)
@@ -213,8 +216,7 @@ class Storage(abc.ABC):
 
 def hide_credentials(url: str) -> str:
     """A URL without ``user:password@``; paths stay as they are."""
-    match = _PROTOCOL.match(url)
-    if not match:
+    if "://" not in url:
         return url
     netloc = urlsplit(url).netloc
     return url.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else url

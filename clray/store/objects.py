@@ -94,7 +94,7 @@ class ObjectStorage(Storage):
             return int(info["size"])
 
     def list_names(self, folder: str) -> list[str]:
-        full = self._full(folder)
+        full = self._folder(folder)
         with self._explained("list", folder):
             try:
                 listed = self._fs.ls(full, detail=False)
@@ -104,7 +104,7 @@ class ObjectStorage(Storage):
         return sorted({name.strip("/") for name in below} - {""})
 
     def list_files(self, folder: str) -> dict[str, int]:
-        full = self._full(folder)
+        full = self._folder(folder)
         with self._explained("list", folder):
             try:
                 found = self._fs.find(full, detail=True)
@@ -160,6 +160,7 @@ class ObjectStorage(Storage):
             self._fs.rm_file(self._full(path))
 
     def remove_tree(self, path: str) -> None:
+        join_path(path)
         for name in self.list_files(path):
             self.remove_file(f"{path}/{name}")
         self.remove_file(path)
@@ -177,7 +178,10 @@ class ObjectStorage(Storage):
             self.remove_file(f"{path}/{name}")
 
     def _full(self, path: str) -> str:
-        return f"{self._base}/{join_path(path)}" if path else self._base
+        return f"{self._base}/{join_path(path)}"
+
+    def _folder(self, folder: str) -> str:
+        return self._full(folder) if folder else self._base
 
     @contextlib.contextmanager
     def _explained(self, action: str, path: str, *passed: type[OSError]) -> Iterator[None]:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from clray.errors import AlreadyCommittedError, OutputError
-from clray.store.disk import no_folder, rename_folder, sync_folder
+from clray.store.disk import rename_folder, sync_folder
 from clray.store.filesystem import Storage, join_path, output_error
 from clray.store.layout import COMMIT, TrialLayout
 
@@ -80,7 +80,7 @@ class LocalStaging:
             if present is not None:
                 raise AlreadyCommittedError(self._storage.shown(self._final)) from error
             if isinstance(error, FileNotFoundError):
-                raise no_folder(self._storage, self._staging) from error
+                raise vanished(self._storage, self._staging) from error
             if isinstance(error, FileExistsError):
                 message = f"{self._storage.shown(self._final)} exists but is not committed: move it away and run the same command again"
                 raise OutputError(message) from error
@@ -192,6 +192,14 @@ class ObjectStaging:
     def _remove_local(self) -> None:
         if self._local is not None:
             shutil.rmtree(self._local, ignore_errors=True)
+
+
+def vanished(storage: Storage, path: str) -> OutputError:
+    """The error for a folder that was removed while it was written."""
+    return OutputError(
+        f"{storage.shown(path)} was removed while it was written: another driver took over this trial, or somebody cleaned up. "
+        "Nothing was committed; the same command resumes from the last commit"
+    )
 
 
 def _present(storage: Storage, path: str) -> bytes | None:

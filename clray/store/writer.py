@@ -28,10 +28,9 @@ import pyarrow.parquet as pq
 
 from clray.errors import OutputError
 from clray.store.commit import Commit, FileEntry
-from clray.store.disk import no_folder
 from clray.store.filesystem import Storage, join_path, output_error
 from clray.store.layout import COMMIT, SCHEMAS, TRANSIENT, TrialLayout
-from clray.store.staging import LocalStaging, ObjectStaging
+from clray.store.staging import LocalStaging, ObjectStaging, vanished
 
 ARRAY_KINDS = "biufc"
 """NumPy kinds that a .npy file keeps without pickling and reads back as what they were."""
@@ -148,7 +147,7 @@ class FolderCommit:
         try:
             file = _HashedFile(path)
         except FileNotFoundError as error:
-            raise no_folder(self._storage, self._path) from error
+            raise vanished(self._storage, self._path) from error
         except OSError as error:
             raise output_error(error, "write", path) from error
         try:

@@ -23,7 +23,9 @@ class ImageModel(ModelOptions):
 def experiment() -> Callable[..., Experiment]:
     """Builds an experiment from what matters to data: sequence, repeats, data options."""
 
-    def build(images: bool = False, split: str = "test", sequence: dict[str, Any] | None = None, dataset: Any = None, **top: Any) -> Experiment:
+    def build(
+        images: bool = False, split: str = "test", sequence: dict[str, Any] | None = None, dataset: Any = None, **top: Any
+    ) -> Experiment:
         return Experiment(
             sequence=Sequence(**({"n_tasks": 2} | (sequence or {}))),
             dataset=dataset if isinstance(dataset, DatasetOptions) else DatasetOptions(name="synthetic", **(dataset or {})),

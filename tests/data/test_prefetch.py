@@ -71,11 +71,11 @@ def test_an_exception_is_raised_where_its_item_is_asked_for():
             raise ValueError("broken item 2")
         return key
 
-    seen = []
-    with pytest.raises(ValueError, match="broken item 2"), prefetch(build, range(5)) as items:
-        for item in items:
-            seen.append(item)
-    assert seen == [0, 1]
+    with prefetch(build, range(5)) as items:
+        assert [next(items), next(items)] == [0, 1]
+        with pytest.raises(ValueError, match="broken item 2"):
+            next(items)
+        assert list(items) == []
 
 
 def test_an_exception_in_the_order_itself_reaches_the_consumer():
@@ -99,6 +99,11 @@ def test_leaving_early_ends_the_thread_and_builds_nothing_more():
 
 
 def test_an_exception_of_the_consumer_ends_the_thread():
-    with pytest.raises(RuntimeError, match="consumer"), prefetch(lambda key: key, itertools.count()) as items:
-        next(items)
-        raise RuntimeError("consumer")
+    def consume():
+        with prefetch(lambda key: key, itertools.count()) as items:
+            next(items)
+            raise RuntimeError("consumer")
+
+    with pytest.raises(RuntimeError, match="consumer"):
+        consume()
+    assert prefetch_threads() == []

@@ -1,0 +1,207 @@
+"""The command line: parse, call, print. Imports lazily, so that help is instant."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from clray import __version__
+from clray.errors import UserError
+
+EXIT_FAILED_TRIALS, EXIT_USER = 1, 2
+EXIT_SIGINT, EXIT_SIGTERM = 130, 143
+
+app = typer.Typer(
+    name="clray",
+    help="Continual-learning experiments as compiled JAX programs, swept over Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="An experiment or sweep file (YAML 1.2).")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="The folder of one sweep, such as results/quickstart, or a URL.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a dotted key of the experiment; repeatable.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="Folder or URL (s3://..., gs://...); files go to OUTPUT/NAME/.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
+
+
+class Kind(str, enum.Enum):
+    """What ``clray list`` lists."""
+
+    datasets = "datasets"
+    models = "models"
+    optimizers = "optimizers"
+    strategies = "strategies"
+
+
+class Schema(str, enum.Enum):
+    """What ``clray schema`` describes."""
+
+    experiment = "experiment"
+    sweep = "sweep"
+
+
+def main() -> None:
+    """Runs the command line; every error that a user can cause is one message and an exit code."""
+    try:
+        app()
+    except UserError as error:
+        print(f"clray: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        print(f"clray {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(file: File, settings: Settings = None, output: Output = "results", quiet: Quiet = False) -> None:
+    """Run one experiment in this process, without Ray. Given again, it resumes."""
+    from clray.trials.plan import parse_settings, plan_run
+
+    with _resumable("run", quiet):
+        plan = plan_run(file, parse_settings(settings or []))
+        if not quiet and "grid" in _top_level(file):
+            print(f"{file} is a sweep: running its base experiment only", file=sys.stderr)
+        _execute(plan, output, quiet, local=True)
+
+
+@app.command()
+def sweep(
+    file: File,
+    settings: Settings = None,
+    output: Output = "results",
+    quiet: Quiet = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show trials and estimates; run nothing.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use (auto, host:port); default: one on this machine.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Run trials one after the other in this process, without Ray.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run trials again whose program failed.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take over the folder from a driver that still holds it.")] = False,
+) -> None:
+    """Run a sweep on Ray: every trial that is not finished yet. Given again, it resumes."""
+    from clray.trials.plan import parse_settings, plan_sweep
+
+    if local and address:
+        raise UserError("--local runs without Ray and --address names a Ray cluster: give one of them")
+    with _resumable("sweep", quiet):
+        plan = plan_sweep(file, parse_settings(settings or []))
+        if dry_run:
+            from clray.trials.dry_run import print_dry_run
+
+            print_dry_run(plan, output)
+            return
+        _execute(plan, output, quiet, local=local, address=address, retry_failed=retry_failed, force=force)
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """Show what is done, running, failed and pending in a sweep's folder; from its files alone."""
+    from clray.trials.show_status import print_status
+
+    print_status(folder)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="Data set: a name of 'clray list datasets' or package.module:attribute.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the data set, such as resize=16.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder with the source files.")] = None,
+) -> None:
+    """Download where needed, decode and cache a data set on this machine."""
+    from clray.data.cache import open_dataset, prepare
+    from clray.documents import parse_dataset
+    from clray.trials.plan import parse_settings
+
+    given = parse_settings(settings or []) | ({"root": root} if root else {})
+    options = parse_dataset(name, given)
+    folder = prepare(options)
+    info = open_dataset(options).info
+    print(f"{name}: {info.n_train} training and {info.n_test} test images of {info.n_classes} classes, {info.shape} {info.dtype}, in {folder}")
+
+
+@app.command("list")
+def list_plugins(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+    """List what comes with clray. Your own is given as package.module:attribute."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from clray.plugins import table
+
+    rows = Table(box=None, pad_edge=False, show_header=False)
+    for name, (_, description) in table(kind.value).items():
+        rows.add_row(name, description)
+    Console().print(rows)
+
+
+@app.command()
+def schema(kind: Annotated[Schema, typer.Argument(help="Which file.")]) -> None:
+    """Print the JSON Schema of a file, for editors."""
+    import json
+
+    from clray.schema import json_schema
+
+    print(json.dumps(json_schema(kind.value), indent=2))
+
+
+def _execute(plan: Any, output: str, quiet: bool, **options: Any) -> None:
+    from rich.console import Console
+
+    from clray.display import Display, failures_table, trials_table
+    from clray.trials.entry import execute
+
+    with Display({trial.trial_id: trial.params for trial in plan.trials}, quiet) as display:
+        result = execute(plan, output, display, **options)
+    console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
+    if not quiet:
+        console.print(trials_table(result.rows))
+        if result.kept:
+            console.print(f"{len(result.kept)} trials of earlier versions of this sweep are kept in the same folder", highlight=False)
+        console.print(f"files: {result.root}/  (trials.parquet, trials/)", highlight=False, markup=False)
+    if result.failed:
+        Console(stderr=True).print(failures_table(result.failed))
+        print(f"logs and tracebacks: {result.root}/trials/<trial>/attempts/", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED_TRIALS)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextlib.contextmanager
+def _resumable(command: str, quiet: bool) -> Iterator[None]:
+    """Ends in order on SIGINT and SIGTERM: what is committed stays, and the command that resumes is printed."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except (KeyboardInterrupt, _Terminated) as stop:
+        import shlex
+
+        print(f"interrupted; finished work is kept. To go on: {shlex.join(['clray', *sys.argv[1:]])}", file=sys.stderr, flush=True)
+        code = EXIT_SIGINT if isinstance(stop, KeyboardInterrupt) else EXIT_SIGTERM
+        raise typer.Exit(code) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _top_level(file: str) -> dict[str, Any]:
+    from clray.documents import read_yaml
+
+    return read_yaml(file).data

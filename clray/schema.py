@@ -1,0 +1,42 @@
+"""JSON Schema of the files people write, with the options of every plug-in that comes with clray, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clray import plugins
+from clray.config import Experiment, Sweep
+from clray.documents import PLUGIN_TABLES
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The schema of an ``experiment`` or ``sweep`` file (JSON Schema 2020-12)."""
+    experiment = _experiment()
+    if kind == "experiment":
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "clray experiment", **experiment}
+    sweep = Sweep.model_json_schema()
+    definitions = experiment.pop("$defs") | sweep.pop("$defs", {})
+    # A base experiment may leave to the axes what they vary, so nothing in it is required here.
+    definitions["Experiment"] = {key: value for key, value in experiment.items() if key != "required"}
+    sweep["properties"]["experiment"] = {
+        "anyOf": [{"$ref": "#/$defs/Experiment"}, {"type": "string", "description": "path of an experiment file"}]
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "clray sweep", **sweep, "$defs": definitions}
+
+
+def _experiment() -> dict[str, Any]:
+    schema = Experiment.model_json_schema()
+    definitions = schema.setdefault("$defs", {})
+    for field, kind in PLUGIN_TABLES.items():
+        variants = []
+        for name in plugins.names(kind):
+            options = plugins.options_class(kind, name).model_json_schema(ref_template="#/$defs/{model}")
+            definitions |= options.pop("$defs", {})
+            options["properties"]["name"] = {"const": name}
+            definitions[f"{field}.{name}"] = options
+            variants.append({"$ref": f"#/$defs/{field}.{name}"})
+        own = {"type": "object", "properties": {"name": {"type": "string", "pattern": ":"}}, "required": ["name"]}
+        one = {"anyOf": [*variants, {**own, "description": "package.module:attribute"}]}
+        schema["properties"][field] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]} if field == "strategy" else one
+    schema["required"] = [key for key in schema.get("required", []) if key != "strategy"]
+    return schema

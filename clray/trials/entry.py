@@ -1,0 +1,101 @@
+"""Plan, prepare the data, run: what the command line and the Python functions share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from clray.errors import ConfigError, HeldError, UserError
+from clray.store.filesystem import Storage
+from clray.store.layout import SweepLayout
+from clray.trials.plan import Plan, plan_run, plan_sweep
+from clray.trials.runner_local import LocalRunner
+from clray.trials.status import is_alive, read_json
+from clray.trials.sweep import OnEvent, SweepResult, run_plan, sweep_root
+
+if TYPE_CHECKING:
+    from clray.config import Experiment
+    from clray.results import SweepResults
+
+
+def quiet(trial_id: str, event: Mapping[str, Any]) -> None:
+    """Shows nothing."""
+
+
+def execute(
+    plan: Plan, output: str, on_event: OnEvent, *, local: bool, address: str | None = None, retry_failed: bool = False, force: bool = False
+) -> SweepResult:
+    """Runs a plan in this process or on Ray.
+
+    Data that this machine will need is prepared first, so that missing files are one clear error before anything starts.
+
+    Raises:
+        UserError: see ``run_plan``.
+    """
+    storage = sweep_root(output, plan.name)
+    refuse_second_driver(storage, force)
+    runner: Any
+    if local:
+        prepare_data(plan)
+        runner = LocalRunner()
+    else:
+        if not storage.is_local and storage.root.startswith("memory:"):
+            raise ConfigError("--output memory://: lives inside one process, and Ray's workers are others; use a folder, s3://, or --local")
+        if address is None:
+            prepare_data(plan)
+        from clray.trials.runner_ray import RayRunner
+
+        runner = RayRunner(plan.sweep.resources, address)
+    return run_plan(plan, storage, runner, on_event, retry_failed)
+
+
+def refuse_second_driver(storage: Storage, force: bool) -> None:
+    """Refuses a folder that another driver works on.
+
+    Raises:
+        HeldError: naming the driver.
+    """
+    lease = read_json(storage, SweepLayout().lease)
+    if lease and not force and is_alive(storage, SweepLayout()):
+        raise HeldError(
+            f"{storage.display} is driven by process {lease.get('pid')} on {lease.get('host')} since {lease.get('start')}. Wait for it, "
+            "choose another --output, or take over with --force if you know that it is gone"
+        )
+
+
+def prepare_data(plan: Plan) -> None:
+    """Prepares every data set of a plan on this machine, then checks sizes that were not known before."""
+    from clray.data.cache import open_dataset
+    from clray.sizes import sizes_of
+
+    infos = {trial.experiment.dataset: None for trial in plan.trials}
+    opened = {options: open_dataset(options).info for options in infos}
+    for trial in plan.trials:
+        sizes_of(trial.experiment, opened[trial.experiment.dataset])
+
+
+def run_experiment(
+    experiment: str | os.PathLike[str] | Mapping[str, Any] | Experiment, output: str, settings: Mapping[str, Any] | None
+) -> SweepResults:
+    """See ``clray.run``."""
+    from clray.results import open_results
+
+    source = os.fspath(experiment) if isinstance(experiment, os.PathLike) else experiment
+    plan = plan_run(source, settings)
+    result = execute(plan, output, quiet, local=True)
+    if result.failed:
+        raise UserError(f"{plan.trials[0].trial_id} failed: {result.failed[0]['error']} (traceback in {result.root}/trials)")
+    return open_results(sweep_root(output, plan.name).root)
+
+
+def run_sweep(
+    sweep: str | os.PathLike[str] | Mapping[str, Any], output: str, settings: Mapping[str, Any] | None, address: str | None, local: bool
+) -> SweepResults:
+    """See ``clray.sweep``."""
+    from clray.results import open_results
+
+    source = os.fspath(sweep) if isinstance(sweep, os.PathLike) else sweep
+    plan = plan_sweep(source, settings)
+    execute(plan, output, quiet, local=local, address=address)
+    return open_results(sweep_root(output, plan.name).root)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clray import data, plugins
+from clray.config import DatasetOptions
+from clray.data import cache
+from clray.data.digits import Digits
+from clray.data.source import Arrays, Source, Split, checked
+from clray.errors import ConfigError, DataError
+
+HEAVY = ("torch", "torchvision", "sklearn", "jax", "ray", "PIL", "rich")
+
+
+def test_every_name_of_the_table_leads_to_a_source():
+    assert list(data.TABLE) == [
+        "digits", "mnist", "fashion_mnist", "kmnist", "emnist", "cifar10", "cifar100", "svhn", "image_folder", "arrays"
+    ]  # fmt: skip
+    for name in plugins.names("datasets"):
+        assert issubclass(plugins.options_class("datasets", name), Source)
+
+
+def test_facts_of_named_sets_are_known_without_files_and_heavy_imports():
+    code = f"""
+import json, sys
+from clray import data, plugins
+from clray.data import cache, digits, loader, prefetch, sequence, sizes
+facts = {{}}
+for name in data.TABLE:
+    if name not in ("image_folder", "arrays"):
+        info = cache.describe(plugins.options_class("datasets", name)(name=name, pad=2))
+        facts[name] = [info.n_classes, info.n_train, info.n_test, *info.shape, info.dtype]
+print(json.dumps([facts, [module for module in {HEAVY} if module in sys.modules]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(data.__file__).parents[2])
+    facts, heavy = json.loads(done.stdout)
+    assert heavy == []
+    assert facts == {
+        "digits": [10, 1433, 364, 12, 12, 1, "float32"],
+        "mnist": [10, 60000, 10000, 32, 32, 1, "uint8"],
+        "fashion_mnist": [10, 60000, 10000, 32, 32, 1, "uint8"],
+        "kmnist": [10, 60000, 10000, 32, 32, 1, "uint8"],
+        "emnist": [47, 112800, 18800, 32, 32, 1, "uint8"],
+        "cifar10": [10, 50000, 10000, 36, 36, 3, "uint8"],
+        "cifar100": [100, 50000, 10000, 36, 36, 3, "uint8"],
+        "svhn": [10, 73257, 26032, 36, 36, 3, "uint8"],
+    }
+
+
+def test_digits_trains_on_the_first_80_percent_of_each_class_in_source_order():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    wanted = {"train": [], "test": []}
+    for label in range(10):
+        members = [row for row in range(1797) if bunch.target[row] == label]
+        n = int(0.8 * len(members))
+        wanted["train"] += members[:n]
+        wanted["test"] += members[n:]
+    arrays = Digits(name="digits").load()
+    for part, split in zip(("train", "test"), arrays, strict=True):
+        rows = sorted(wanted[part])
+        np.testing.assert_array_equal(split.images, (bunch.images[rows] / 16)[..., None].astype(np.float32))
+        np.testing.assert_array_equal(split.labels, bunch.target[rows])
+
+
+def test_digits_says_what_it_loads():
+    dataset = cache.open_dataset(Digits(name="digits"))
+    assert dataset.info == Digits(name="digits").describe()
+    assert dataset.train_images.max() == 1.0
+    np.testing.assert_allclose(dataset.mean, np.asarray(dataset.train_images, float).mean(), rtol=1e-6)
+
+
+def test_options_that_are_no_source_are_refused():
+    with pytest.raises(ConfigError, match=r"must derive from clray\.data\.source\.Source"):
+        cache.open_dataset(DatasetOptions(name="synthetic"))
+
+
+def split(labels=(0, 1, 1), shape=(4, 4, 1), dtype=np.uint8):
+    return Split(np.zeros((len(labels), *shape), dtype), np.asarray(labels))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "says"),
+    [
+        (split(), split((0, 0, 0)), "test split has no image of class 1"),
+        (split((0, 2, 2)), split((0, 1, 2)), "train split has no image of class 1"),
+        (split((0, 10**12, 1)), split(), "labels go up to 1000000000000"),
+        (split((0, -1, 1)), split(), "-1 is negative"),
+        (split(np.array([0.0, 1.0])), split(), "labels are float64"),
+        (split(shape=(4, 4)), split(), r"needed: uint8 or float32 \(n, height, width, channels\)"),
+        (split(dtype=np.int64), split(), "images are int64"),
+        (split(shape=(5, 4, 1)), split(), "both splits need one dtype"),
+        (split(dtype=np.float32), split(), "both splits need one dtype"),
+        (split(()), split(), "no images"),
+        (Split(np.zeros((3, 4, 4, 1), np.uint8), np.zeros(2, int)), split(), "for 3 images"),
+    ],
+)
+def test_what_a_source_must_not_return_is_named(train, test, says):
+    with pytest.raises(DataError, match=f"data set mine.*{says}"):
+        checked(Arrays(train, test), "mine")
