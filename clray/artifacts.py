@@ -27,15 +27,22 @@ from clray.store.upkeep import discard_uncommitted, prune_state, set_aside
 from clray.store.writer import FolderCommit, npy_bytes, write_once
 from clray.types import HostArray
 
-log = logging.getLogger("clray")
+def trial_log(trial_id: str) -> logging.Logger:
+    """The logger of one trial; the job that runs it writes what arrives there to the trial's own log file."""
+    return logging.getLogger(f"clray.trial.{trial_id}")
+
 
 class Evaluations(Protocol):
     """Evaluations of all lanes of a trial at some log points."""
 
-    accuracy: HostArray  # [L, R, E]
-    loss: HostArray  # [L, R, E]
-    end_accuracy: HostArray  # [R, E]
-    end_loss: HostArray  # [R, E]
+    @property
+    def accuracy(self) -> HostArray: ...  # [L, R, E]
+    @property
+    def loss(self) -> HostArray: ...  # [L, R, E]
+    @property
+    def end_accuracy(self) -> HostArray: ...  # [R, E]
+    @property
+    def end_loss(self) -> HostArray: ...  # [R, E]
 
 
 class FolderWriter:
@@ -92,6 +99,7 @@ class TrialFolders:
         self.attempt = attempt
         self.trial = SweepLayout().trial(trial_id)
         self.config_hash = ""
+        self.log = trial_log(trial_id)
 
     def begin(self, experiment: Experiment, classes: HostArray, eval_samples: HostArray) -> None:
         """Cleans up what earlier attempts left behind and writes the files that are the same in every attempt.
@@ -118,7 +126,7 @@ class TrialFolders:
             commit, problems = None, [str(error)]
         if problems:
             aside = set_aside(self.storage, self.trial, folder)
-            log.warning("%s is damaged and was set aside as %s; it is run again: %s", folder, aside, "; ".join(problems))
+            self.log.warning("%s is damaged and was set aside as %s; it is run again: %s", folder, aside, "; ".join(problems))
             return None
         if commit and commit.config != self.config_hash:
             raise OutputError(
@@ -127,28 +135,30 @@ class TrialFolders:
             )
         return commit
 
-    def resume_point(self, n_tasks: int) -> tuple[int, dict[str, HostArray] | None]:
-        """The first task to run, and the state before it (None before task 0, and when nothing is left to run).
+    def resume_point(self, n_tasks: int) -> tuple[int, dict[str, HostArray] | None, frozenset[str]]:
+        """Where to go on.
 
-        A boundary whose state is damaged is set aside, and the one before is taken.
+        Returns:
+            The first task to run (T where nothing is left), the state before it (None before task 0), and the task folders
+            that are committed: where a folder in the middle was damaged, later ones are still good and are not written again.
         """
-        done = 0
-        while done < n_tasks and self.committed(names.task_folder(done)):
-            done += 1
-        if done == n_tasks:
-            return done, None
-        while done:
-            folder = names.task_folder(done - 1)
+        done = frozenset(folder for task in range(n_tasks) if self.committed(folder := names.task_folder(task)))
+        missing = next((task for task in range(n_tasks) if names.task_folder(task) not in done), n_tasks)
+        if missing == n_tasks:
+            return n_tasks, None, done
+        for task in range(missing, 0, -1):
+            folder = names.task_folder(task - 1)
+            commit = read_commit(self.storage, self.trial, folder)
+            if commit is None or not self.storage.exists(commit.file(names.STATE)):
+                continue  # state is kept for the last two tasks only
             try:
-                commit = read_commit(self.storage, self.trial, folder)
-                assert commit is not None
                 state = unpack_state(read_file(self.storage, commit, names.STATE))
-                return done, {path: np.asarray(leaf) for path, leaf in state.items()}
+                return task, {path: np.asarray(leaf) for path, leaf in state.items()}, done
             except (DamagedError, CorruptStateError, KeyError) as error:
                 aside = set_aside(self.storage, self.trial, folder)
-                log.warning("state after %s cannot be used, the folder was set aside as %s: %s", folder, aside, error)
-                done -= 1
-        return 0, None
+                done -= {folder}
+                self.log.warning("the state after %s is damaged, the folder was set aside as %s: %s", folder, aside, error)
+        return 0, None, done
 
     @contextlib.contextmanager
     def commit(self, folder: str) -> Iterator[FolderWriter]:

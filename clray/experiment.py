@@ -1,34 +1,33 @@
-"""One trial from its file to its committed folders: the only place where config, data, core and store meet.
+"""Trials from their files to their committed folders: the only place where config, data, core and store meet.
 
-While task t trains on the devices, one background thread builds the data of task t + 1 and another writes what task t - 1
-produced; the main thread only starts programs. Everything a task leaves behind becomes visible in one commit.
+A pack is one or more trials that share a compiled program: they differ only in seed and in traced hyperparameters. While
+task t trains on the devices, one background thread builds the data of task t + 1 and another writes what task t - 1
+produced; the main thread only starts programs. Everything that a task of a trial leaves behind becomes visible in one commit.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
 from clray.artifacts import FolderWriter, TrialFolders
+from clray.assembly import baseline_spec, evaluation_pool, joint_spec, make_lanes, make_pools, make_spec, segment_batches, stack_lanes
 from clray.config import Experiment
 from clray.core.lanes import ChunkedLanes, HostLogs, plan_chunks
-from clray.core.program import Lane, Pools, Spec
+from clray.core.program import Lane, Pools, TaskArrays
 from clray.data.cache import open_dataset
 from clray.data.loader import TaskLoader
+from clray.data.order import task_order
 from clray.data.prefetch import prefetch
 from clray.data.sequence import draw_classes
 from clray.sizes import Sizes, sizes_of
-from clray.strategies.finetune import Finetune
 from clray.types import HostArray, Purpose
-
-log = logging.getLogger("clray")
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -49,276 +48,292 @@ class Seconds:
         return time.perf_counter() - self.started
 
 
-def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
-    """The static description of the training program of an experiment."""
-    return Spec(
-        model=experiment.model.structure(),
-        optimizer=experiment.optimizer.structure(),
-        strategy=tuple(options.structure() for options in experiment.strategy),
-        input_shape=sizes.input_shape,
-        scale=1.0 / 255.0 if sizes.dtype == "uint8" else 1.0,
-        n_outputs=sizes.classes_per_task,
-        n_train=sizes.n_train,
-        batch_size=sizes.batch_size,
-        total_batches=sizes.total_batches,
-        log_frequency=experiment.logging.log_frequency,
-        n_kept=sizes.n_kept,
-        log_weights=experiment.logging.weights,
-        reset_optimizer=experiment.training.reset_optimizer,
-    )
+class Member:
+    """One trial of a pack.
 
-
-def baseline_spec(spec: Spec, **changes: Any) -> Spec:
-    """The program of a baseline: plain training that logs no tensors."""
-    return replace(spec, strategy=(Finetune(name="finetune"),), n_kept=0, log_weights=False, **changes)
-
-
-def make_lanes(experiment: Experiment, pool: HostArray, labels: HostArray) -> Lane:
-    """Host arrays with leading axis R that set the repeats of one trial apart.
-
-    Args:
-        pool: (R, U) classes each repeat evaluates on; labels: (R, E, C) positions in it.
-    """
-    repeats = np.asarray(experiment.repeat_numbers, np.int32)
-
-    def column(value: float) -> HostArray:
-        return np.full(len(repeats), value, np.float32)
-
-    strategy = {f"{i}.{key}": column(v) for i, options in enumerate(experiment.strategy) for key, v in options.traced().items()}
-    return Lane(
-        seed=np.full(len(repeats), experiment.seed, np.uint32),
-        repeat=repeats,
-        optimizer={key: column(value) for key, value in experiment.optimizer.traced().items()},
-        strategy=strategy,
-        pool=pool.astype(np.int32),
-        labels=labels.astype(np.int32),
-    )
-
-
-def evaluation_pool(classes: HostArray, n_classes: int, n_pool: int) -> tuple[HostArray, HostArray]:
-    """Which classes each repeat evaluates on, and where the classes of its tasks stand among them.
-
-    Args:
-        classes: (E, R, C) of the evaluated tasks.
-        n_classes: K.
-        n_pool: U. Repeats that use fewer are filled up with other classes, so that all have the same number.
-
-    Returns:
-        pool (R, U), sorted, and labels (R, E, C), positions in it.
-    """
-    pools, labels = [], []
-    for own in np.moveaxis(classes, 1, 0):
-        used = np.unique(own)
-        spare = np.setdiff1d(np.arange(n_classes), used)[: n_pool - len(used)]
-        pool = np.sort(np.concatenate([used, spare]))
-        pools.append(pool)
-        labels.append(np.searchsorted(pool, own))
-    return np.stack(pools), np.stack(labels)
-
-
-class TrialRun:
-    """One trial in this process.
-
-    Args:
-        experiment: what to run.
-        folders: where its files go; knows what is committed already.
-        report: called with small dicts as tasks are committed.
-        devices: JAX devices to use; default all of this process.
+    Attributes:
+        outcome: what became of it: the content of RESULT.json, an exception, or None while it runs.
+        first: the task to go on with.
+        state: host arrays [R, ...] before that task; None before task 0.
+        done: folders that are committed already.
     """
 
-    def __init__(
-        self, experiment: Experiment, folders: TrialFolders, report: Report | None = None, devices: list[jax.Device] | None = None
-    ):
+    def __init__(self, experiment: Experiment, folders: TrialFolders, report: Report | None = None):
         self.experiment = experiment
         self.folders = folders
         self.report = report or (lambda event: None)
+        self.log = folders.log
+        self.outcome: Mapping[str, Any] | Exception | None = None
+        self.first = 0
+        self.state: dict[str, HostArray] | None = None
+        self.done: frozenset[str] = frozenset()
+
+    def guard(self, action: Callable[[], None]) -> None:
+        """Runs an action of this trial; a failure ends this trial and no other."""
+        if isinstance(self.outcome, Exception):
+            return
+        try:
+            action()
+        except Exception as error:
+            self.outcome = error
+
+
+class Draw:
+    """What follows from a seed: classes, training data and evaluation labels of all repeats."""
+
+    def __init__(self, experiment: Experiment, dataset: Any, sizes: Sizes):
+        self.experiment = experiment
+        self.sizes = sizes
+        self.classes = draw_classes(experiment.sequence, sizes.n_classes, experiment.seed, experiment.repeat_numbers)
+        self.loader = TaskLoader(dataset, experiment, self.classes)
+        evaluated = self.classes[list(experiment.eval_task_numbers)]
+        self.pool, self.labels = evaluation_pool(evaluated, sizes.n_classes, sizes.n_pool_classes)
+
+    def task(self, task: int) -> TaskArrays:
+        """Training data of one task, rows = repeats."""
+        arrays = self.loader.task(task)
+        sizes = self.sizes
+        repeats = self.experiment.repeat_numbers
+        order = task_order(self.experiment.seed, repeats, task, sizes.n_train, sizes.batch_size, sizes.total_batches)
+        return TaskArrays(arrays.images, arrays.labels, order)
+
+
+class TrialPack:
+    """Trials of one program in this process.
+
+    Args:
+        members: trials whose experiments differ only in seed and traced hyperparameters.
+        devices: JAX devices to use; default all of this process.
+        width: lanes a chunk; see ``plan_chunks``.
+    """
+
+    def __init__(self, members: Sequence[Member], devices: Sequence[jax.Device] | None = None, width: int | None = None):
+        self.members = list(members)
+        self.devices = list(devices or jax.local_devices())
+        self.width = width
         self.seconds = Seconds()
         since = time.perf_counter()
+        experiment = members[0].experiment
         dataset = open_dataset(experiment.dataset)
         self.sizes = sizes_of(experiment, dataset.info)
-        sequence = experiment.sequence
-        self.classes = draw_classes(sequence, dataset.info.n_classes, experiment.seed, experiment.repeat_numbers)
-        self.loader = TaskLoader(dataset, experiment, self.classes)
-        pools = self.loader.eval_pools()
-        mean, deviation = (dataset.mean, dataset.std) if experiment.dataset.normalize == "standard" else (0.0, 1.0)
-        if np.ndim(mean) and not experiment.model.takes_images:
-            # Flattened images keep their channels fastest, so the per-channel numbers repeat along D.
-            n_pixels = self.sizes.input_shape[0] // len(mean)
-            mean, deviation = np.tile(mean, n_pixels), np.tile(deviation, n_pixels)
-        self.pools = Pools(pools.images, np.asarray(mean, np.float32), np.asarray(deviation, np.float32))
-        self.eval_samples = pools.indices[:, : self.experiment.logging.n_subsamples // sequence.classes_per_task]
-        self.pool, self.labels = evaluation_pool(
-            self.classes[list(experiment.eval_task_numbers)], self.sizes.n_classes, self.sizes.n_pool_classes
-        )
         self.spec = make_spec(experiment, self.sizes)
-        self.chunks = plan_chunks(self.sizes.n_repeats, devices or jax.local_devices())
+        for member in members[1:]:
+            if make_spec(member.experiment, self.sizes) != self.spec:
+                raise ValueError(f"{member.folders.trial_id} needs another program than {members[0].folders.trial_id}")
+        self.draw_of = {m.experiment.seed: Draw(m.experiment, dataset, self.sizes) for m in members}
+        pools = next(iter(self.draw_of.values())).loader.eval_pools()
+        self.pools = make_pools(pools.images, experiment, dataset, flat=not experiment.model.takes_images)
+        self.eval_samples = pools.indices[:, : experiment.logging.n_subsamples // experiment.sequence.classes_per_task]
+        self.steps = [experiment.logging.log_frequency * (i + 1) for i in range(self.sizes.n_logs)]
+        self.pools_on: dict[Any, Pools] | None = None
         self.seconds.add("data", since)
 
-    @property
-    def horizon(self) -> int:
-        """Batches of the whole sequence."""
-        return self.sizes.n_tasks * self.sizes.total_batches
-
-    def run(self) -> dict[str, Any]:
-        """Runs what is not committed yet and writes RESULT.json.
+    def run(self) -> list[Mapping[str, Any] | Exception]:
+        """Runs what is not committed yet and writes RESULT.json of every trial.
 
         Returns:
-            The content of RESULT.json.
+            The content of RESULT.json, or the exception that ended the trial, a member each.
         """
-        self.folders.begin(self.experiment, self.classes, self.eval_samples)
-        lanes = ChunkedLanes(self.spec, make_lanes(self.experiment, self.pool, self.labels), self.pools, self.chunks)
-        first, state = self.folders.resume_point(self.sizes.n_tasks)
-        if not self.folders.committed("initial"):
-            self._write("initial", lanes.snapshot(lanes.init()), step=0)
-        if first:
-            log.info("resuming after task %d of %d", first, self.sizes.n_tasks)
+        for member in self.members:
+            member.guard(lambda member=member: self._begin(member))  # type: ignore[misc]
+        alive = [member for member in self.members if member.outcome is None]
+        for first in sorted({member.first for member in alive}):
+            _Sequence(self, [member for member in alive if member.first == first]).run(first)
+        share = self.seconds.total() / len(self.members)
+        for member in self.members:
+            member.guard(lambda member=member: self._finish(member, share))  # type: ignore[misc]
+        return [member.outcome for member in self.members]  # type: ignore[misc]
+
+    def _begin(self, member: Member) -> None:
+        draw = self.draw_of[member.experiment.seed]
+        member.folders.begin(member.experiment, draw.classes, self.eval_samples)
+        member.first, member.state, member.done = member.folders.resume_point(self.sizes.n_tasks)
+        member.done |= {folder for folder in ("initial", "joint") if member.folders.committed(folder)}
+        if member.first:
+            member.log.info("resuming after task %d of %d", member.first, self.sizes.n_tasks)
+
+    def _finish(self, member: Member, seconds: float) -> None:
+        member.outcome = member.folders.finish(member.experiment, seconds, self.seconds.phases)
+
+
+class _Sequence:
+    """The members of a pack that go on from the same task, as lanes: trial after trial, repeat after repeat."""
+
+    def __init__(self, pack: TrialPack, members: Sequence[Member]):
+        self.pack = pack
+        self.members = list(members)
+        self.sizes = pack.sizes
+        self.n_repeats = pack.sizes.n_repeats
+        self.seconds = pack.seconds
+        self.seeds = list(dict.fromkeys(member.experiment.seed for member in members))
+        self.chunks = plan_chunks(len(members) * self.n_repeats, pack.devices, pack.width)
+        starts = [self.seeds.index(member.experiment.seed) * self.n_repeats for member in members]
+        self.row_of_lane = [start + repeat for start in starts for repeat in range(self.n_repeats)]
+        labels = [pack.draw_of[member.experiment.seed] for member in members]
+        self.table = stack_lanes([make_lanes(m.experiment, d.pool, d.labels) for m, d in zip(members, labels, strict=True)])
+        self.lanes = self._program(pack.spec, self.table)
+
+    def _program(self, spec: Any, table: Lane) -> ChunkedLanes:
+        lanes = ChunkedLanes(spec, table, self.pack.pools, self.chunks, self.pack.pools_on)
+        self.pack.pools_on = lanes.pools_on
+        return lanes
+
+    def lanes_of(self, position: int) -> range:
+        """The lanes of the member at ``position``."""
+        return range(position * self.n_repeats, (position + 1) * self.n_repeats)
+
+    def run(self, first: int) -> None:
+        """Trains from task ``first`` on, with the baselines that are asked for."""
+        fresh = self.lanes.init() if first == 0 or self._missing("initial") else []
+        if self._missing("initial"):
+            self._commit("initial", self.lanes.snapshot(fresh), [0])
         if first < self.sizes.n_tasks:
-            self._train(lanes, lanes.init() if state is None else lanes.restore_state(state), first)
-        if "joint" in self.experiment.baselines and not self.folders.committed("joint"):
-            self._train_joint(lanes.pools_on)
-        return self.folders.finish(self.experiment, self.seconds.total(), self.seconds.phases)
+            self._train(fresh if first == 0 else self._restored(), first)
+        if "joint" in self.members[0].experiment.baselines and self._missing("joint"):
+            self._train_joint()
 
-    def _train(self, lanes: ChunkedLanes, states: Any, first: int) -> None:
-        expert = Expert(self, lanes.pools_on) if "expert" in self.experiment.baselines else None
+    def _missing(self, folder: str) -> bool:
+        return any(folder not in member.done for member in self.members)
+
+    def _restored(self) -> Any:
+        states = [member.state or {} for member in self.members]
+        return self.lanes.restore_state({path: np.concatenate([state[path] for state in states]) for path in states[0]})
+
+    def _train(self, states: Any, first: int) -> None:
+        expert = self._expert if "expert" in self.members[0].experiment.baselines else None
+        tasks = range(first, self.sizes.n_tasks)
+        horizon = self.sizes.n_tasks * self.sizes.total_batches
         pending: Future[None] | None = None
-
-        def build(task: int) -> tuple[HostArray, HostArray]:
-            since = time.perf_counter()
-            arrays = self.loader.task(task)
-            self.seconds.add("data", since)
-            return arrays.images, arrays.labels
-
-        with ThreadPoolExecutor(1, "clray-flush") as flusher, prefetch(build, range(first, self.sizes.n_tasks)) as items:
-            for task, (images, labels) in zip(range(first, self.sizes.n_tasks), items, strict=True):
+        with ThreadPoolExecutor(1, "clray-flush") as flusher, prefetch(self._build, tasks) as items:
+            for task, arrays in zip(tasks, items, strict=True):
                 since = time.perf_counter()
-                data = lanes.place(images, labels, range(self.sizes.n_repeats))
-                states, logs = lanes.train(states, data, task, self.horizon)
-                experts = expert.start(data, task) if expert else None
+                data = self.lanes.place(arrays, self.row_of_lane)
+                states, logs = self.lanes.train(states, data, task, horizon)
+                experts = expert(data, task) if expert else None
                 self.seconds.add("compile" if task == first else "dispatch", since)
                 if pending is not None:
                     pending.result()
-                pending = flusher.submit(self._flush, lanes, task, states, logs, data, experts)
+                pending = flusher.submit(self._flush, task, states, logs, data, experts)
             if pending is not None:
                 pending.result()
 
-    def _flush(self, lanes: ChunkedLanes, task: int, states: Any, logs: Any, data: Any, experts: Any) -> None:
+    def _build(self, task: int) -> TaskArrays:
         since = time.perf_counter()
-        host = lanes.fetch_logs(logs)
-        state = lanes.fetch_state(states)
-        expert_logs = experts() if experts else None
-        for images, labels in data:
-            images.delete()
-            labels.delete()
-        self.seconds.add("train", since)
-        self._write(f"task_{task:03d}", host, task=task, state=state, expert=expert_logs)
+        parts = [self.pack.draw_of[seed].task(task) for seed in self.seeds]
+        whole = parts[0] if len(parts) == 1 else TaskArrays(*(np.concatenate(leaves, axis=1) for leaves in zip(*parts, strict=True)))
+        self.seconds.add("data", since)
+        return whole
 
-    def _write(
+    def _flush(self, task: int, states: Any, logs: Any, data: Any, experts: Callable[[], HostLogs] | None) -> None:
+        since = time.perf_counter()
+        host = self.lanes.fetch_logs(logs)
+        state = self.lanes.fetch_state(states)
+        expert_logs = experts() if experts else None
+        for leaf in {id(leaf): leaf for leaf in jax.tree.leaves(data)}.values():
+            leaf.delete()
+        self.seconds.add("train", since)
+        self._commit(f"task_{task:03d}", host, self.pack.steps, task=task, state=state, expert=expert_logs)
+
+    def _commit(
         self,
         folder: str,
         host: HostLogs,
+        steps: Sequence[int],
         *,
-        step: int | None = None,
         task: int | None = None,
         state: Mapping[str, HostArray] | None = None,
         expert: HostLogs | None = None,
+        train: tuple[Sequence[int], HostArray, HostArray] | None = None,
     ) -> None:
         since = time.perf_counter()
-        steps = [step] if step is not None else self.log_steps()
-        diverged = None if state is None else state[".diverged"]
-        with self.folders.commit(folder) as out:
-            out.metrics(steps, self.experiment.repeat_numbers, self.experiment.eval_task_numbers, host)
-            if task is not None:
-                out.train(steps, self.experiment.repeat_numbers, host.train_accuracy, host.train_loss)
-            if expert is not None and task is not None:
-                out.expert(steps, self.sizes.total_batches, self.experiment.repeat_numbers, task, expert)
-            self._write_tensors(out, host)
-            if state is not None:
-                out.state(state)
+        for position, member in enumerate(self.members):
+            own = self.lanes_of(position)
+
+            def write(member: Member = member, own: range = own) -> None:
+                if folder in member.done:
+                    return
+                repeats = member.experiment.repeat_numbers
+                with member.folders.commit(folder) as out:
+                    out.metrics(steps, repeats, member.experiment.eval_task_numbers, host.of_lanes(own))
+                    if task is not None:
+                        out.train(steps, repeats, host.train_accuracy[:, own], host.train_loss[:, own])
+                    if train is not None:
+                        out.train(train[0], repeats, train[1][:, own], train[2][:, own])
+                    if expert is not None and task is not None:
+                        out.expert(steps, self.sizes.total_batches, repeats, task, expert.of_lanes(own))
+                    self._write_tensors(out, host, member, own)
+                    if state is not None:
+                        out.state({path: leaf[own.start : own.stop] for path, leaf in state.items()})
+                if task is not None:
+                    self._report(member, task, host.end_accuracy[own.start : own.stop])
+
+            member.guard(write)
         self.seconds.add("write", since)
-        if task is not None:
-            self.folders.prune_states()
-            seen = [i for i, t in enumerate(self.experiment.eval_task_numbers) if t <= task]
-            accuracy = float(np.nanmean(host.end_accuracy[:, seen])) if seen and not np.all(diverged) else float("nan")
-            self.report({"event": "task", "task": task, "n_tasks": self.sizes.n_tasks, "accuracy": accuracy})
-            log.info("task %d of %d committed, accuracy on tasks so far %.4f", task + 1, self.sizes.n_tasks, accuracy)
 
-    def _write_tensors(self, out: FolderWriter, host: HostLogs) -> None:
+    def _report(self, member: Member, task: int, accuracy: HostArray) -> None:
+        member.folders.prune_states()
+        seen = [i for i, number in enumerate(member.experiment.eval_task_numbers) if number <= task]
+        kept = accuracy[:, seen][~np.isnan(accuracy).any(axis=1)] if seen else accuracy[:0]
+        mean = float(kept.mean()) if kept.size else float("nan")
+        member.log.info("task %d of %d committed, accuracy on the tasks so far %.4f", task + 1, self.sizes.n_tasks, mean)
+        member.report({"event": "task", "task": task, "n_tasks": self.sizes.n_tasks, "accuracy": mean})
+
+    def _write_tensors(self, out: FolderWriter, host: HostLogs, member: Member, own: range) -> None:
+        labels = self.pack.draw_of[member.experiment.seed].labels
         if self.sizes.n_kept:
-            shape = (host.n_logs, *self.labels.shape[:2], self.sizes.n_subsamples, self.spec.pure_model.hidden_size)
-            out.representations(shape, self._representations(host))
+            shape = (host.n_logs, *labels.shape[:2], self.sizes.n_subsamples, self.pack.spec.pure_model.hidden_size)
+            out.representations(shape, representation_blocks(host, own, labels))
         for name, shape in host.weight_shapes.items():
-            repeats = range(self.sizes.n_repeats)
-            out.weights(name, (host.n_logs, len(repeats), *shape), host.weights(name, repeats))
+            out.weights(name, (host.n_logs, len(own), *shape), host.weights(name, own))
 
-    def log_steps(self) -> list[int]:
-        """Batches after which a log is taken, counted from 1 within the task."""
-        every = self.experiment.logging.log_frequency
-        return [every * (i + 1) for i in range(self.sizes.n_logs)]
-
-    def _representations(self, host: HostLogs) -> Iterator[HostArray]:
-        """(R, E, S, H) at each log point: the pools' hidden states dealt to tasks, label 0's samples first."""
-        for log_point in range(host.n_logs):
-            per_repeat = [host.hidden_at(log_point, lane)[self.labels[lane]] for lane in range(self.sizes.n_repeats)]
-            block = np.stack(per_repeat)  # (R, E, C, S/C, H)
-            yield block.reshape(*block.shape[:2], -1, block.shape[-1])
-
-    def _train_joint(self, pools_on: dict[Any, Pools]) -> None:
-        """One network on the mixture of all tasks: T times a task's batches, streamed in segments of equal length."""
-        sizes = self.sizes
-        per_segment = segment_batches(sizes.total_batches, sizes.n_train // sizes.batch_size)
-        n_segments = self.horizon // per_segment
-        rows = per_segment * sizes.batch_size
-        schedule = self.experiment.optimizer.schedule.model_copy(update={"per": "sequence"})
-        optimizer = self.experiment.optimizer.structure().model_copy(update={"schedule": schedule})
-        spec = baseline_spec(
-            self.spec, optimizer=optimizer, n_train=rows, total_batches=per_segment, log_frequency=per_segment, reset_optimizer=False
-        )
-        table = make_lanes(self.experiment, self.pool, self.labels)
-        lanes = ChunkedLanes(spec, table._replace(strategy={}), self.pools, self.chunks, pools_on)
-        states = lanes.init(purpose=Purpose.JOINT)
-        windows: list[HostLogs] = []
-
-        def build(segment: int) -> tuple[HostArray, HostArray]:
-            arrays = self.loader.joint_segment(segment, rows)
-            return arrays.images, arrays.labels
-
-        with prefetch(build, range(n_segments)) as items:
-            for segment, (images, labels) in enumerate(items):
-                data = lanes.place(images, labels, range(sizes.n_repeats))
-                # Numbers from T on: the joint network's keys are its own.
-                states, logs = lanes.train(states, data, sizes.n_tasks + segment, self.horizon)
-                windows.append(lanes.fetch_logs(logs))
-        final = ChunkedLanes(self.spec, table, self.pools, self.chunks, pools_on).snapshot(states)
-        steps = [per_segment * (i + 1) for i in range(n_segments)]
-        with self.folders.commit("joint") as out:
-            out.metrics([self.horizon], self.experiment.repeat_numbers, self.experiment.eval_task_numbers, final)
-            accuracy = np.concatenate([window.train_accuracy for window in windows])
-            loss = np.concatenate([window.train_loss for window in windows])
-            out.train(steps, self.experiment.repeat_numbers, accuracy, loss)
-            self._write_tensors(out, final)
-        log.info("joint baseline committed")
-
-
-class Expert:
-    """The expert baseline: fresh weights for every task, trained on the same data in the same order."""
-
-    def __init__(self, run: TrialRun, pools_on: dict[Any, Pools]):
-        self.run = run
-        self.spec = baseline_spec(run.spec)
-        self.pools_on = pools_on
-
-    def start(self, data: Any, task: int) -> Callable[[], HostLogs]:
-        """Starts the expert of one task; the returned function waits for its logs, evaluated on that task alone."""
-        run = self.run
-        pool, labels = evaluation_pool(run.classes[[task]], run.sizes.n_classes, run.sizes.classes_per_task)
-        table = make_lanes(run.experiment, pool, labels)._replace(strategy={})
-        lanes = ChunkedLanes(self.spec, table, run.pools, run.chunks, self.pools_on)
-        _, logs = lanes.train(lanes.init(task, Purpose.EXPERT), data, task, run.sizes.total_batches)
+    def _expert(self, data: Any, task: int) -> Callable[[], HostLogs]:
+        """Starts fresh networks on one task; the returned function waits for their logs, evaluated on that task alone."""
+        pack = self.pack
+        per_task = pack.sizes.classes_per_task
+        tables = []
+        for member in self.members:
+            classes = pack.draw_of[member.experiment.seed].classes[[task]]
+            tables.append(make_lanes(member.experiment, *evaluation_pool(classes, pack.sizes.n_classes, per_task)))
+        lanes = self._program(baseline_spec(pack.spec), stack_lanes(tables)._replace(strategy={}))
+        _, logs = lanes.train(lanes.init(task, Purpose.EXPERT), data, task, pack.sizes.total_batches)
         return lambda: lanes.fetch_logs(logs)
 
+    def _train_joint(self) -> None:
+        """One network on the mixture of all tasks: T times a task's batches, streamed in segments of equal length."""
+        sizes = self.sizes
+        segment = segment_batches(sizes.total_batches, sizes.n_train // sizes.batch_size)
+        horizon = sizes.n_tasks * sizes.total_batches
+        rows = segment * sizes.batch_size
+        lanes = self._program(joint_spec(self.pack.spec, segment), self.table._replace(strategy={}))
+        states = lanes.init(purpose=Purpose.JOINT)
+        # The stream is shuffled already.
+        n_rows = len(self.seeds) * self.n_repeats
+        in_turn = np.arange(rows, dtype=np.int32).reshape(segment, 1, sizes.batch_size).repeat(n_rows, axis=1)
 
-def segment_batches(total_batches: int, per_epoch: int) -> int:
-    """Batches of one segment of the joint stream: a divisor of a task's batches, about an epoch's data at a time."""
-    divisors = [d for d in range(1, total_batches + 1) if total_batches % d == 0 and d <= max(per_epoch, 1)]
-    best = max(divisors)
-    return best if best * 4 >= min(per_epoch, total_batches) else total_batches
+        def build(number: int) -> TaskArrays:
+            parts = [self.pack.draw_of[seed].loader.joint_segment(number, rows) for seed in self.seeds]
+            images, labels = (np.concatenate(leaves, axis=1) if len(parts) > 1 else leaves[0] for leaves in zip(*parts, strict=True))
+            return TaskArrays(images, labels, in_turn)
+
+        windows: list[HostLogs] = []
+        with prefetch(build, range(horizon // segment)) as items:
+            for number, arrays in enumerate(items):
+                # Task numbers from T on: the keys of the joint network are its own.
+                states, logs = lanes.train(states, lanes.place(arrays, self.row_of_lane), sizes.n_tasks + number, horizon)
+                windows.append(lanes.fetch_logs(logs))
+        steps = [segment * (i + 1) for i in range(len(windows))]
+        train = steps, np.concatenate([w.train_accuracy for w in windows]), np.concatenate([w.train_loss for w in windows])
+        final = self.lanes.snapshot(states)
+        self._commit("joint", final, [horizon], train=train)
+
+
+def representation_blocks(host: HostLogs, lanes: Sequence[int], labels: HostArray) -> Iterator[HostArray]:
+    """(R, E, S, H) at each log point: the pools' hidden states dealt to tasks, label 0's samples first.
+
+    Args:
+        lanes: of one trial.
+        labels: (R, E, C) positions of the tasks' classes in the pool.
+    """
+    for log_point in range(host.n_logs):
+        block = np.stack([host.hidden_at(log_point, lane)[own] for lane, own in zip(lanes, labels, strict=True)])
+        yield block.reshape(*block.shape[:2], -1, block.shape[-1])  # (R, E, C, S/C, H) to (R, E, S, H)

@@ -38,6 +38,9 @@ else:
     Array: TypeAlias = Any
     HostArray: TypeAlias = Any
 
+PlacedArray: TypeAlias = Any
+"""A NumPy array before it is placed on a device and after it was fetched, a ``jax.Array`` in between."""
+
 Params: TypeAlias = dict[str, Array]
 """Trainable parameters, flat: dotted path to array, e.g. ``{"head.kernel": (H, C), "head.bias": (C,)}``."""
 
@@ -52,11 +55,10 @@ class Purpose(enum.IntEnum):
     """What a random key is for. Keys follow from (seed, repeat, task, purpose) by ``jax.random.fold_in``."""
 
     INIT = 0
-    ORDER = 1
-    STEP = 2
-    BOUNDARY = 3
-    EXPERT = 4
-    JOINT = 5
+    STEP = 1
+    BOUNDARY = 2
+    EXPERT = 3
+    JOINT = 4
 
 
 class Batch(NamedTuple):

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from clray.core.evaluate import Evaluation
-from clray.core.program import Lane, LaneState, Pools, Spec, TaskLogs
+from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLogs
 from clray.core.task import evaluate_lanes, init_lanes, train_task
 from clray.core.transfer import to_device, to_host
 from clray.types import HostArray, Purpose
@@ -47,7 +47,7 @@ def plan_chunks(n_lanes: int, devices: Sequence[jax.Device], width: int | None =
         widest = min(CPU_WIDTH, share) if devices[0].platform == "cpu" else share
         rounds = math.ceil(n_lanes / (widest * len(devices)))
         width = math.ceil(n_lanes / min(rounds * len(devices), n_lanes))
-    chunks = []
+    chunks: list[Chunk] = []
     for start in range(0, n_lanes, width):
         real = tuple(range(start, min(start + width, n_lanes)))
         chunks.append(Chunk(devices[len(chunks) % len(devices)], real + (real[-1],) * (width - len(real)), len(real)))
@@ -89,35 +89,35 @@ class ChunkedLanes:
         ]
         return HostLogs([_as_logs(*part) for part in to_host(parts)], self.chunks)
 
-    def place(self, images: HostArray, labels: HostArray, row_of_lane: Sequence[int]) -> list[tuple[Any, Any]]:
+    def place(self, data: TaskArrays, row_of_lane: Sequence[int]) -> list[TaskArrays]:
         """Puts a task's data on the devices.
 
         Args:
-            images: [N, rows, ...]; labels: [N, rows].
-            row_of_lane: for each lane the row of ``images`` it trains on (its repeat).
+            data: host arrays with one row a repeat in place of W.
+            row_of_lane: for each lane the row of ``data`` it trains on.
 
         Returns:
-            (images [N, W, ...], labels [N, W]) a chunk.
+            Device arrays with the chunk's W lanes, one item a chunk; chunks with the same rows share them.
         """
+        shared: dict[tuple[Any, ...], TaskArrays] = {}
         placed = []
         for chunk in self.chunks:
             rows = [row_of_lane[lane] for lane in chunk.lanes]
-            first, last = rows[0], rows[-1] + 1
-            # A plain slice spares a copy of the whole task where the lanes of a chunk are neighbouring repeats.
-            chosen: Any = slice(first, last) if rows == list(range(first, last)) else rows
-            data = (np.ascontiguousarray(images[:, chosen]), np.ascontiguousarray(labels[:, chosen]))
-            placed.append(to_device(data, chunk.device))
+            key = (chunk.device, *rows)
+            if key not in shared:
+                # A plain slice copies faster where the lanes of a chunk are neighbouring repeats.
+                chosen: Any = slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
+                shared[key] = to_device(TaskArrays(*(np.ascontiguousarray(leaf[:, chosen]) for leaf in data)), chunk.device)
+            placed.append(shared[key])
         return placed
 
     def train(
-        self, states: Sequence[LaneState], data: Sequence[tuple[Any, Any]], task: int, horizon: int
+        self, states: Sequence[LaneState], data: Sequence[TaskArrays], task: int, horizon: int
     ) -> tuple[list[LaneState], list[TaskLogs]]:
         """Starts the training of one task on all devices and returns at once; results are computed in the background."""
         out = [
-            train_task(
-                self.spec, state, lanes, self.pools_on[chunk.device], images, labels, np.int32(task), np.int32(horizon)
-            )
-            for chunk, state, lanes, (images, labels) in zip(self.chunks, states, self.lanes_of, data, strict=True)
+            train_task(self.spec, state, lanes, self.pools_on[chunk.device], rows, np.int32(task), np.int32(horizon))
+            for chunk, state, lanes, rows in zip(self.chunks, states, self.lanes_of, data, strict=True)
         ]
         return [state for state, _ in out], [logs for _, logs in out]
 
@@ -178,6 +178,15 @@ def flatten_state(state: LaneState) -> dict[str, HostArray]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
+class LaneEvaluations(NamedTuple):
+    """Evaluations of some lanes on the host."""
+
+    accuracy: HostArray  # [L, R, E]
+    loss: HostArray  # [L, R, E]
+    end_accuracy: HostArray  # [R, E]
+    end_loss: HostArray  # [R, E]
+
+
 class HostLogs:
     """What a task produced, on the host, still in chunks: large tensors are joined one log point at a time."""
 
@@ -186,15 +195,19 @@ class HostLogs:
         self._where = {
             lane: (part, row) for part, chunk in enumerate(chunks) for row, lane in enumerate(chunk.lanes[: chunk.n_real])
         }
-        small = [part._replace(hidden=np.zeros((1, len(chunk.lanes))), weights={}) for part, chunk in zip(parts, chunks, strict=True)]
-        logged = gather_lanes([{name: getattr(part, name) for name in ON_LOGS} for part in small], chunks, axis=1)
+        logged = gather_lanes([{name: getattr(part, name) for name in ON_LOGS} for part in parts], chunks, axis=1)
         self.accuracy: HostArray = logged["accuracy"]  # [L, A, E]
         self.loss: HostArray = logged["loss"]  # [L, A, E]
         self.train_accuracy: HostArray = logged["train_accuracy"]  # [L, A]
         self.train_loss: HostArray = logged["train_loss"]  # [L, A]
-        self.end_accuracy, self.end_loss = gather_lanes([(p.end_accuracy, p.end_loss) for p in small], chunks, axis=0)  # [A, E]
+        self.end_accuracy, self.end_loss = gather_lanes([(p.end_accuracy, p.end_loss) for p in parts], chunks, axis=0)  # [A, E]
         self.n_logs: int = self.accuracy.shape[0]
         self.weight_shapes: dict[str, tuple[int, ...]] = {name: leaf.shape[2:] for name, leaf in parts[0].weights.items()}
+
+    def of_lanes(self, lanes: range) -> LaneEvaluations:
+        """The evaluations of neighbouring lanes."""
+        own = slice(lanes.start, lanes.stop)
+        return LaneEvaluations(self.accuracy[:, own], self.loss[:, own], self.end_accuracy[own], self.end_loss[own])
 
     def hidden_at(self, log: int, lane: int) -> HostArray:
         """[U, S/C, H] of one lane at one log point."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from clray.config import ModelOptions, OptimizerOptions, StrategyOptions
 from clray.models.pure import PureModel, pure_model
 from clray.strategies.base import Strategy, chain
-from clray.types import Array, ModelState, Params
+from clray.types import Array, ModelState, Params, PlacedArray
 
 
 @dataclass(frozen=True)
@@ -86,30 +86,38 @@ class LaneState(NamedTuple):
 class Lane(NamedTuple):
     """What sets one lane apart from the others. With lanes: a leading axis W on every leaf."""
 
-    seed: Array  # uint32 scalar
-    repeat: Array  # int32 scalar
-    optimizer: dict[str, Array]  # traced options of the optimizer, float32 scalars
-    strategy: dict[str, Array]  # "<position>.<option>" to float32 scalar
-    pool: Array  # int32 [U]: classes of the source this lane evaluates on
-    labels: Array  # int32 [E, C]: position in ``pool`` of the class with label y in evaluated task e
+    seed: PlacedArray  # uint32 scalar
+    repeat: PlacedArray  # int32 scalar
+    optimizer: dict[str, PlacedArray]  # traced options of the optimizer, float32 scalars
+    strategy: dict[str, PlacedArray]  # "<position>.<option>" to float32 scalar
+    pool: PlacedArray  # int32 [U]: classes of the source this lane evaluates on
+    labels: PlacedArray  # int32 [E, C]: position in ``pool`` of the class with label y in evaluated task e
 
 
 class Pools(NamedTuple):
     """Data without a lane axis, once on every device."""
 
-    images: Array  # [K, P, *input_shape], source dtype
-    mean: Array  # [channels] or [] float32, in scaled units
-    deviation: Array  # like mean
+    images: PlacedArray  # [K, P, *input_shape], source dtype
+    mean: PlacedArray  # [channels] or [] float32, in scaled units
+    deviation: PlacedArray  # like mean
+
+
+class TaskArrays(NamedTuple):
+    """The training data of one task for W lanes."""
+
+    images: PlacedArray  # [N, W, *input_shape], source dtype
+    labels: PlacedArray  # [N, W] int32
+    order: PlacedArray  # [total batches, W, B] int32: samples of every batch
 
 
 class TaskLogs(NamedTuple):
     """What one task produces, accumulated on the device, with lanes W behind the log axis."""
 
-    accuracy: Array  # [L, W, E] float32
-    loss: Array  # [L, W, E] float32
-    train_accuracy: Array  # [L, W] float32: mean over the batches of the log window
-    train_loss: Array  # [L, W] float32
-    hidden: Array  # [L, W, U, S/C, H] float32
-    weights: Params  # [L, W, *shape] each; empty where weights are not logged
-    end_accuracy: Array  # [W, E] float32, after the last batch
-    end_loss: Array  # [W, E] float32
+    accuracy: PlacedArray  # [L, W, E] float32
+    loss: PlacedArray  # [L, W, E] float32
+    train_accuracy: PlacedArray  # [L, W] float32: mean over the batches of the log window
+    train_loss: PlacedArray  # [L, W] float32
+    hidden: PlacedArray  # [L, W, U, S/C, H] float32
+    weights: dict[str, PlacedArray]  # [L, W, *shape] each; empty where weights are not logged
+    end_accuracy: PlacedArray  # [W, E] float32, after the last batch
+    end_loss: PlacedArray  # [W, E] float32

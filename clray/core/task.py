@@ -7,11 +7,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from clray.core.evaluate import Evaluation, evaluate
-from clray.core.program import Lane, LaneState, Pools, Spec, TaskLogs
+from clray.core.evaluate import Evaluation, evaluate, scale_images
+from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLogs
 from clray.core.step import Clock, StepLog, context, lane_key, optimizer_of, train_step
 from clray.strategies.base import TaskData
-from clray.core.evaluate import scale_images
 from clray.types import Array, Purpose
 
 
@@ -39,36 +38,22 @@ def evaluate_lanes(spec: Spec, state: LaneState, lanes: Lane, pools: Pools) -> E
     return jax.vmap(evaluate, in_axes=(None, 0, 0, None))(spec, state, lanes, pools)
 
 
-def batch_order(spec: Spec, lane: Lane, task: Array) -> Array:
-    """Sample numbers [total batches, B] int32 of one lane: every epoch a new permutation, a last partial batch dropped."""
-    per_epoch = spec.batches_per_epoch
-    n_epochs = -(-spec.total_batches // per_epoch)
-    key = lane_key(lane, task, Purpose.ORDER)
-
-    def epoch(number: Array) -> Array:
-        order = jax.random.permutation(jax.random.fold_in(key, number), spec.n_train)
-        return order[: per_epoch * spec.batch_size].reshape(per_epoch, spec.batch_size).astype(jnp.int32)
-
-    return jax.lax.map(epoch, jnp.arange(n_epochs)).reshape(-1, spec.batch_size)[: spec.total_batches]
-
-
 @functools.partial(jax.jit, static_argnames=("spec",))
 def train_task(
-    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, images: Array, labels: Array, task: Array, horizon: Array
+    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, data: TaskArrays, task: Array, horizon: Array
 ) -> tuple[LaneState, TaskLogs]:
     """Trains W lanes on one task.
 
     Args:
         spec: static; equal specs and shapes compile once.
-        images: [N, W, *input_shape], source dtype.
-        labels: [N, W] int32.
+        data: of the task; its order has one row a batch.
         task: int32 scalar, number of the task.
         horizon: int32 scalar, batches of the whole sequence (for schedules over it).
 
     Returns:
         The state after the task's last batch, and the logs of the task.
     """
-    order = jax.vmap(batch_order, in_axes=(None, 0, None), out_axes=1)(spec, lanes, task)  # [batches, W, B]
+    images, labels, order = data
     state = jax.vmap(_begin_task, in_axes=(None, 0, 0, None))(spec, state, lanes, task)
     step = jax.vmap(functools.partial(train_step, spec), in_axes=(0, 0, None, 0, 0, None))
     take = jax.vmap(lambda rows, chosen: rows[chosen], in_axes=(1, 0))  # [N, W, ...], [W, B] -> [W, B, ...]

@@ -47,7 +47,7 @@ def pure_model(options: ModelOptions, input_shape: tuple[int, ...], n_outputs: i
     Raises:
         TypeError: the module carries variables other than parameters and batch statistics.
     """
-    graph, params, rest = nnx.split(nnx.eval_shape(lambda: options.build(input_shape, n_outputs, nnx.Rngs(0))), nnx.Param, ...)
+    graph, params, rest = _split(nnx.eval_shape(lambda: options.build(input_shape, n_outputs, nnx.Rngs(0))))
     templates = {**_flat(params), **_flat(rest)}
     paths = {".".join(str(part) for part in path): path for path in templates}
     stray = [name for name, path in paths.items() if not isinstance(templates[path], (nnx.Param, nnx.BatchStat))]
@@ -61,7 +61,7 @@ def pure_model(options: ModelOptions, input_shape: tuple[int, ...], n_outputs: i
         return {".".join(str(part) for part in path): leaf[...] for path, leaf in _flat(state).items()}
 
     def init(key: Array) -> tuple[Params, ModelState]:
-        _, params, rest = nnx.split(options.build(input_shape, n_outputs, nnx.Rngs(key)), nnx.Param, ...)
+        _, params, rest = _split(options.build(input_shape, n_outputs, nnx.Rngs(key)))
         return flatten(params), flatten(rest)
 
     def apply(
@@ -79,6 +79,12 @@ def pure_model(options: ModelOptions, input_shape: tuple[int, ...], n_outputs: i
         jax.eval_shape(lambda: jax.random.key(0)),
     )
     return PureModel(init, apply, outputs.shape[-1])
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
+    """(graph, parameters, everything else)."""
+    graph, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
+    return graph, params, rest
 
 
 def _flat(state: Any) -> dict[tuple[Any, ...], Any]:

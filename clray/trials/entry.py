@@ -12,7 +12,8 @@ from clray.store.layout import SweepLayout
 from clray.trials.plan import Plan, plan_run, plan_sweep
 from clray.trials.runner_local import LocalRunner
 from clray.trials.status import is_alive, read_json
-from clray.trials.sweep import OnEvent, SweepResult, run_plan, sweep_root
+from clray.trials.job import OnEvent
+from clray.trials.sweep import SweepResult, run_plan, sweep_root
 
 if TYPE_CHECKING:
     from clray.config import Experiment

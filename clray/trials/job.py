@@ -1,4 +1,4 @@
-"""One attempt at one trial in this process: what a worker does, with or without Ray."""
+"""One attempt at one pack of trials in this process: what a worker does, with or without Ray."""
 
 from __future__ import annotations
 
@@ -11,99 +11,169 @@ import platform
 import secrets
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clray.config import Experiment
+from clray.artifacts import TrialFolders, append_log, write_attempt
 from clray.documents import Document, parse_experiment
 from clray.errors import AlreadyCommittedError, OutputError, UserError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 
-log = logging.getLogger("clray")
+OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One attempt at one trial. Plain data, so that it travels anywhere.
+class JobTrial:
+    """One attempt at one trial.
 
     Attributes:
-        trial_id: of the trial.
         experiment: plain data that ``parse_experiment`` takes.
-        root: the sweep's folder, a path or URL.
         attempt: counted from 1 over all runs of the sweep.
     """
 
     trial_id: str
     experiment: Mapping[str, Any]
-    root: str
     attempt: int
 
-    @classmethod
-    def of(cls, trial_id: str, experiment: Experiment, root: str, attempt: int) -> Job:
-        """A job from a validated experiment."""
-        return cls(trial_id, experiment.plain(), root, attempt)
+
+@dataclass(frozen=True)
+class Job:
+    """A pack of trials that run in one task. Plain data, so that it travels anywhere.
+
+    Attributes:
+        root: the sweep's folder, a path or URL.
+        trials: they share a program; see ``clray.trials.pack``.
+    """
+
+    root: str
+    trials: tuple[JobTrial, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """The job as dicts and lists; the inverse of ``from_plain``."""
+        return {"root": self.root, "trials": [vars(trial) for trial in self.trials]}
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> Job:
+        """See ``plain``."""
+        return Job(plain["root"], tuple(JobTrial(**trial) for trial in plain["trials"]))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended.
+    """How an attempt at a trial ended.
 
     Attributes:
         status: done, diverged (both finished) or failed.
         cause: empty, ``program`` (a bug, a bad value: not retried), ``storage`` (retried when the command is given again) or
             ``system`` (worker or node lost: retried).
         error: one line.
-        seconds: wall time of the attempt.
+        attempt: number of the attempt.
     """
 
     trial_id: str
     status: str
     cause: str = ""
     error: str = ""
-    seconds: float = 0.0
-    result: Mapping[str, Any] | None = None
+    attempt: int = 1
 
 
-def run_job(job: Job, report: Callable[[Mapping[str, Any]], None] | None = None) -> Outcome:
-    """Runs one attempt; never raises for failures of the trial.
+def run_job(job: Job, on_event: OnEvent | None = None) -> list[Outcome]:
+    """Runs one attempt at every trial of a pack; never raises for failures of trials.
 
-    Its log goes to the trial's own file, and a failure's traceback to a file beside it.
+    Each trial's log goes to its own file, and a failure's traceback to a file beside it.
     """
-    from clray.artifacts import TrialFolders, append_log, write_attempt
-
     storage = Storage.of(job.root)
-    trial = SweepLayout().trial(job.trial_id)
-    started = now()
-    record = {"attempt": job.attempt, "host": socket.gethostname(), "pid": os.getpid(), "python": platform.python_version(), "start": started}
-    write_attempt(storage, trial, job.attempt, {**record, "outcome": "running"})
+    attempts = [Attempt(storage, trial) for trial in job.trials]
+    for attempt in attempts:
+        attempt.begin()
+    with contextlib.ExitStack() as logs:
+        for attempt in attempts:
+            logs.enter_context(attempt.captured_log())
+        try:
+            results = _run_pack(storage, job.trials, on_event or (lambda trial_id, event: None))
+        except Exception as error:
+            results = [error] * len(attempts)
+        except BaseException:
+            for attempt in attempts:
+                attempt.interrupted()
+            raise
+        return [attempt.end(result) for attempt, result in zip(attempts, results, strict=True)]
 
-    def end(outcome: Outcome) -> Outcome:
-        write_attempt(storage, trial, job.attempt, {**record, "end": now(), "outcome": outcome.status, "cause": outcome.cause, "error": outcome.error})
+
+def _run_pack(storage: Storage, trials: Sequence[JobTrial], on_event: OnEvent) -> list[Any]:
+    from clray.experiment import Member, TrialPack
+
+    members = []
+    for trial in trials:
+        experiment = parse_experiment(Document(trial.trial_id, dict(trial.experiment)))
+        folders = TrialFolders(storage, trial.trial_id, f"{trial.attempt:03d}-{secrets.token_hex(3)}")
+        members.append(Member(experiment, folders, lambda event, trial_id=trial.trial_id: on_event(trial_id, event)))  # type: ignore[misc]
+    return list(TrialPack(members).run())
+
+
+class Attempt:
+    """The record that one attempt at one trial leaves: a JSON file, the log, and the traceback of a failure."""
+
+    def __init__(self, storage: Storage, trial: JobTrial):
+        self._storage = storage
+        self._layout = SweepLayout().trial(trial.trial_id)
+        self._trial = trial
+        self._log = io.StringIO()
+        self._begun = datetime.datetime.now(datetime.UTC)
+        self._record: dict[str, Any] = {
+            "attempt": trial.attempt,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "start": self._begun.isoformat(timespec="milliseconds"),
+        }
+
+    def begin(self) -> None:
+        """Says that the attempt runs."""
+        self._write({"outcome": "running"})
+
+    def interrupted(self) -> None:
+        """Says that somebody stopped the attempt."""
+        with contextlib.suppress(Exception):
+            append_log(self._storage, self._layout, self._log.getvalue())
+            self._write({"end": now(), "outcome": "interrupted"})
+
+    def end(self, result: Mapping[str, Any] | Exception) -> Outcome:
+        """Says how the attempt ended."""
+        trial_id, number = self._trial.trial_id, self._trial.attempt
+        if isinstance(result, Exception):
+            outcome = Outcome(trial_id, "failed", cause_of(result), one_line(result), number)
+            trace: str | None = "".join(traceback.format_exception(result))
+        else:
+            outcome, trace = Outcome(trial_id, result["status"], attempt=number), None
+        with contextlib.suppress(Exception):  # the failure itself may be that nothing can be written any more
+            append_log(self._storage, self._layout, self._log.getvalue() + (trace or ""), trace)
+            self._write({"end": now(), "outcome": outcome.status, "cause": outcome.cause, "error": outcome.error})
         return outcome
 
-    begun = datetime.datetime.now()
-    with _captured_log() as text:
-        try:
-            from clray.experiment import TrialRun
+    def _write(self, fields: Mapping[str, Any]) -> None:
+        write_attempt(self._storage, self._layout, self._trial.attempt, {**self._record, **fields})
 
-            experiment = parse_experiment(Document(job.trial_id, dict(job.experiment)))
-            folders = TrialFolders(storage, job.trial_id, f"{job.attempt:03d}-{secrets.token_hex(3)}")
-            result = TrialRun(experiment, folders, report).run()
-            append_log(storage, trial, text.getvalue())
-        except BaseException as error:
-            with contextlib.suppress(Exception):  # the failure itself may be that nothing can be written any more
-                append_log(storage, trial, text.getvalue() + traceback.format_exc(), traceback.format_exc())
-            if not isinstance(error, Exception):
-                with contextlib.suppress(Exception):
-                    end(Outcome(job.trial_id, "interrupted"))
-                raise
-            outcome = Outcome(job.trial_id, "failed", cause_of(error), one_line(error), _since(begun))
-            with contextlib.suppress(Exception):
-                end(outcome)
-            return outcome
-    return end(Outcome(job.trial_id, result["status"], seconds=_since(begun), result=result))
+    @contextlib.contextmanager
+    def captured_log(self) -> Iterator[None]:
+        """Collects what is logged for this trial, and what is logged for none in particular."""
+        handler = logging.StreamHandler(self._log)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        own = f"clray.trial.{self._trial.trial_id}"
+        handler.addFilter(lambda record: record.name == own or not record.name.startswith("clray.trial."))
+        root = logging.getLogger("clray")
+        level, propagate = root.level, root.propagate
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        root.propagate = False
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
+            root.propagate = propagate
 
 
 def cause_of(error: BaseException) -> str:
@@ -123,24 +193,3 @@ def one_line(error: BaseException) -> str:
 def now() -> str:
     """The time in UTC, ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def _since(begun: datetime.datetime) -> float:
-    return (datetime.datetime.now() - begun).total_seconds()
-
-
-@contextlib.contextmanager
-def _captured_log() -> Iterator[io.StringIO]:
-    text = io.StringIO()
-    handler = logging.StreamHandler(text)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    try:
-        yield text
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        log.propagate = True

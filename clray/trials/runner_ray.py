@@ -17,19 +17,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RaySystemError, RayTaskError, WorkerCrashedError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clray.config import Resources
 from clray.errors import OutputError, ResourceError
 from clray.process import configure_jax
 from clray.store.filesystem import Storage
-from clray.trials.job import Job, Outcome, run_job
-from clray.trials.runner_local import OnEvent
+from clray.trials.job import Job, OnEvent, Outcome, run_job
+from clray.trials.runner_local import MEMORY_SHARE, host_memory_bytes
 
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.5
 TASKS_PER_SLOT = 2
+PROBE_SECONDS = 60.0
+SMALL_GPU_BYTES = 8 * 2**30
+"""Taken where no GPU can be asked (all busy, or still to be started)."""
 
 
 class Board:
@@ -46,14 +49,23 @@ class Board:
         return events
 
 
-def work(job: dict[str, Any], num_cpus: float, num_gpus: float, path: list[str], board: Any) -> dict[str, Any]:
+def work(job: dict[str, Any], num_cpus: float, num_gpus: float, path: list[str], board: Any) -> list[dict[str, Any]]:
     """One job in a worker process."""
     sys.path.extend(entry for entry in path if entry not in sys.path)
     configure_jax(num_cpus, num_gpus)
-    trial_id = job["trial_id"]
-    board.post.remote(trial_id, {"event": "start", "attempt": job["attempt"]})
-    outcome = run_job(Job(**job), lambda event: board.post.remote(trial_id, dict(event)))
-    return dataclasses.asdict(outcome)
+    for trial in job["trials"]:
+        board.post.remote(trial["trial_id"], {"event": "start", "attempt": trial["attempt"]})
+    outcomes = run_job(Job.from_plain(job), lambda trial_id, event: board.post.remote(trial_id, dict(event)))
+    return [dataclasses.asdict(outcome) for outcome in outcomes]
+
+
+def gpu_memory_bytes() -> int:
+    """Memory of the GPU that the calling task was given."""
+    import subprocess
+
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", "--id=" + os.environ["CUDA_VISIBLE_DEVICES"]]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return min(int(line) for line in text.split()) * 2**20
 
 
 def read_marker(url: str, name: str) -> str:
@@ -98,7 +110,7 @@ class RayRunner:
     def _connect(self) -> None:
         # Ray would hand GPU visibility of the driver to tasks without GPUs; tasks say for themselves what they use.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
         try:
             if self._address:
                 ray.init(address=self._address, **quiet)
@@ -153,33 +165,49 @@ class RayRunner:
             }
             blind = [address for address, ref in seen.items() if ray.get(ref, timeout=60) != token]
         finally:
-            storage.remove(name)
+            storage.remove_file(name)
         if blind:
             raise OutputError(
                 f"--output: {storage.display} is a local path that these nodes of the cluster do not share: {', '.join(blind)}. "
                 "Use a folder on a shared file system, or a URL such as s3://bucket/results"
             )
 
+    def memory_bytes(self) -> int:
+        """Memory that the lanes of one job may fill: of its part of a GPU, or of its share of a node's memory."""
+        if self.num_gpus:
+            probe = ray.remote(num_gpus=min(self.num_gpus, 1.0), num_cpus=0, max_calls=1, max_retries=0)(gpu_memory_bytes)
+            try:
+                return int(MEMORY_SHARE * self.num_gpus * ray.get(probe.remote(), timeout=PROBE_SECONDS))
+            except (RayError, GetTimeoutError):
+                return int(MEMORY_SHARE * self.num_gpus * SMALL_GPU_BYTES)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= self.num_cpus]
+        shares = [node.get("memory", 0) * self.num_cpus / node["CPU"] for node in nodes]
+        return int(MEMORY_SHARE * min(shares, default=host_memory_bytes()))
+
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Outcome]:
-        """Yields an outcome a job as they end. At most twice the slots are in flight."""
+        """Yields an outcome a trial as jobs end. At most twice the slots are in flight."""
         remote = self._task()
-        board = ray.remote(num_cpus=0)(Board).remote()
-        waiting, running = deque(jobs), {}
+        board: Any = ray.remote(num_cpus=0)(Board).remote()
+        waiting = deque(jobs)
+        running: dict[Any, Job] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < TASKS_PER_SLOT * self.slots():
                     job = waiting.popleft()
-                    running[remote.remote(dataclasses.asdict(job), self.num_cpus, self.num_gpus, sys.path, board)] = job
+                    running[remote.remote(job.plain(), self.num_cpus, self.num_gpus, sys.path, board)] = job
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
                 self._relay(board, on_event)
                 for ref in ready:
                     job = running.pop(ref)
-                    outcome = self._outcome(ref, job)
-                    if outcome.cause == "system" and job.attempt < MAX_ATTEMPTS:
-                        on_event(job.trial_id, {"event": "retry", "attempt": job.attempt + 1, "error": outcome.error})
-                        waiting.append(dataclasses.replace(job, attempt=job.attempt + 1))
-                    else:
-                        yield outcome
+                    again = []
+                    for trial, outcome in zip(job.trials, self._outcomes(ref, job), strict=True):
+                        if outcome.cause == "system" and trial.attempt < MAX_ATTEMPTS:
+                            on_event(trial.trial_id, {"event": "retry", "attempt": trial.attempt + 1, "error": outcome.error})
+                            again.append(dataclasses.replace(trial, attempt=trial.attempt + 1))
+                        else:
+                            yield outcome
+                    if again:
+                        waiting.append(dataclasses.replace(job, trials=tuple(again)))
         finally:
             for ref in running:
                 with contextlib.suppress(Exception):
@@ -200,14 +228,14 @@ class RayRunner:
                 on_event(trial_id, event)
 
     @staticmethod
-    def _outcome(ref: Any, job: Job) -> Outcome:
+    def _outcomes(ref: Any, job: Job) -> list[Outcome]:
         try:
-            return Outcome(**ray.get(ref))
+            return [Outcome(**outcome) for outcome in ray.get(ref)]
         except RayTaskError as error:
-            return Outcome(job.trial_id, "failed", "program", f"{type(error.cause).__name__}: {error.cause}")
-        except (WorkerCrashedError, OutOfMemoryError, RaySystemError, RayError) as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
-            return Outcome(job.trial_id, "failed", "system", f"{type(error).__name__}: {reason}")
+            cause, reason = "program", f"{type(error.cause).__name__}: {error.cause}"
+        except RayError as error:
+            cause, reason = "system", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return [Outcome(trial.trial_id, "failed", cause, reason, trial.attempt) for trial in job.trials]
 
 
 def _autoscales() -> bool:

@@ -10,7 +10,7 @@ import os
 import platform
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,10 @@ from ruamel.yaml import YAML
 from clray.errors import OutputError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
-from clray.trials.job import Job, Outcome, now
+from clray.trials.estimate import estimate
+from clray.trials.expand import Trial
+from clray.trials.job import Job, JobTrial, OnEvent, Outcome, now
+from clray.trials.pack import make_packs
 from clray.trials.plan import Plan
 from clray.trials.runner_local import Runner
 from clray.trials.status import FINISHED, TrialStatus, read_json, read_status
@@ -27,8 +30,6 @@ from clray.trials.table import TrialsTable, row_of
 
 RENEW_SECONDS = 5.0
 PACKAGES = ("clray", "jax", "jaxlib", "flax", "optax", "torch", "ray", "numpy")
-
-OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -87,26 +88,27 @@ def run_plan(
     _write_sweep_file(storage, layout, plan)
     table = TrialsTable(storage, layout)
     statuses = {t.trial_id: read_status(storage, layout.trial(t.trial_id), driver_alive=False, commits=False) for t in plan.trials}
-    jobs = []
+    todo = []
     for trial in plan.trials:
         status = statuses[trial.trial_id]
         if status.status in FINISHED or (status.status == "failed" and status.cause == "program" and not retry_failed):
             continue
         statuses[trial.trial_id] = TrialStatus("pending", attempts=status.attempts)
-        jobs.append(Job.of(trial.trial_id, trial.experiment, storage.root, status.attempts + 1))
+        todo.append(trial)
     params = {trial.trial_id: trial.params for trial in plan.trials}
     for trial_id, status in statuses.items():
         table.rows[trial_id] = row_of(trial_id, params[trial_id], status)
     table.write()
     reused = sum(status.status in FINISHED for status in statuses.values())
-    on_event("", {"event": "planned", "jobs": len(jobs), "reused": reused, "trials": len(plan.trials)})
-    if jobs:
+    on_event("", {"event": "planned", "jobs": len(todo), "reused": reused, "trials": len(plan.trials)})
+    if todo:
         with _lease(storage, layout):
             entered = runner if isinstance(runner, contextlib.AbstractContextManager) else contextlib.nullcontext(runner)
             with entered as active:
                 if hasattr(active, "check_shared"):
                     active.check_shared(storage.root)
                 try:
+                    jobs = make_jobs(plan, todo, statuses, storage.root, active)
                     for outcome in active.run(jobs, on_event):
                         _record(table, storage, layout, params, outcome, on_event)
                 finally:
@@ -115,15 +117,32 @@ def run_plan(
     return SweepResult(storage.display, rows, reused, sorted(set(table.rows) - set(params)))
 
 
+def make_jobs(plan: Plan, todo: Sequence[Trial], statuses: Mapping[str, TrialStatus], root: str, runner: Runner) -> list[Job]:
+    """Packs of trials, ready to be sent out."""
+    memory = runner.memory_bytes()
+
+    def lanes_that_fit(trial: Trial) -> int:
+        sizes = plan.sizes[trial.trial_id]
+        if sizes is None:
+            return 1
+        need = estimate(trial.experiment, sizes)
+        return memory * sizes.n_repeats // max(need.device, need.host)
+
+    return [
+        Job(root, tuple(JobTrial(t.trial_id, t.experiment.plain(), statuses[t.trial_id].attempts + 1) for t in pack))
+        for pack in make_packs(todo, runner.slots(), plan.sweep.resources.max_lanes, lanes_that_fit)
+    ]
+
+
 def _record(
     table: TrialsTable, storage: Storage, layout: SweepLayout, params: Mapping[str, Mapping[str, Any]], outcome: Outcome, on_event: OnEvent
 ) -> None:
     status = read_status(storage, layout.trial(outcome.trial_id), driver_alive=False, commits=False)
     if outcome.status == "failed":
         # The worker may have died before it could write how its attempt ended.
-        status = TrialStatus("failed", attempts=status.attempts, error=outcome.error, cause=outcome.cause)
+        status = TrialStatus("failed", attempts=max(status.attempts, outcome.attempt), error=outcome.error, cause=outcome.cause)
         with contextlib.suppress(OutputError):
-            path = layout.trial(outcome.trial_id).attempt(max(status.attempts, 1))
+            path = layout.trial(outcome.trial_id).attempt(outcome.attempt)
             known = read_json(storage, path) or {}
             ended = {"end": now(), "outcome": "failed", "cause": outcome.cause, "error": outcome.error}
             storage.replace_bytes(path, json.dumps({**known, **ended}, indent=1).encode())

@@ -206,7 +206,7 @@ def test_progress_counts_every_image(counted, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-SLOW_SOURCE = '''
+SLOW_SOURCE = """
 import time
 from pathlib import Path
 
@@ -223,7 +223,7 @@ class Slow(Source):
         time.sleep(0.5)
         images = np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4, 1)
         return Arrays(Split(images, np.arange(6) % 2), Split(images[:2], np.arange(2)))
-'''
+"""
 
 
 def test_processes_that_start_together_build_once(tmp_path):

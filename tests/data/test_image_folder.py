@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clray.config import DatasetOptions
-from clray.data import cache
+from clray.data import cache, image_folder
 from clray.data.image_folder import ImageFolder
 from clray.data.pixels import transform
 from clray.errors import ConfigError, DataError
@@ -35,7 +35,9 @@ def folder_source(root, **options):
     return ImageFolder(name="image_folder", root=str(root), **options)
 
 
-def test_images_come_in_order_of_class_and_file_name(root):
+@pytest.mark.parametrize("at_once", [1, 5, 256])
+def test_images_come_in_order_of_class_and_file_name(root, at_once, monkeypatch):
+    monkeypatch.setattr(image_folder, "DECODED_AT_ONCE", at_once)
     (root / "train" / ".ipynb_checkpoints").mkdir()
     (root / "train" / "ape" / "notes.txt").write_text("not an image")
     dataset = cache.open_dataset(folder_source(root))

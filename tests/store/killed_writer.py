@@ -1,6 +1,7 @@
-"""Run as a program: commits a folder and dies by SIGKILL at one step. See test_commit_killed.py.
+"""Run as a program: children that commit a folder and die by SIGKILL, each at its step. See test_commit_killed.py.
 
-Usage: killed_writer.py URL STEP, where STEP is ``before:<method>`` or ``after:<method>`` of the staging class, or ``block``.
+Usage: killed_writer.py URL STEP [URL STEP ...], where STEP is ``before:<method>`` or ``after:<method>`` of the staging class, or
+``block`` (in the middle of an array). The children are forked, since each fresh interpreter would take a second to import.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def blocks(step: str) -> Iterator[np.ndarray]:
             die()
 
 
-def main(url: str, step: str) -> None:
+def write_and_die(url: str, step: str) -> None:
     storage = Storage.of(url)
     kind = staging.LocalStaging if storage.is_local else staging.ObjectStaging
     when, _, name = step.partition(":")
@@ -56,5 +57,22 @@ def main(url: str, step: str) -> None:
         commit.write_bytes(layout.STATE, b"state 1.0")
 
 
+def main(arguments: list[str]) -> int:
+    if any(url.startswith("s3:") for url in arguments):
+        import s3fs  # noqa: F401 - once for all children
+    for url, step in zip(arguments[::2], arguments[1::2], strict=True):
+        child = os.fork()
+        if not child:
+            try:
+                write_and_die(url, step)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
+            print(f"{step}: ended with status {status}", file=sys.stderr)
+            return 1
+    return 0
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    sys.exit(main(sys.argv[1:]))

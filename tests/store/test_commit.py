@@ -364,6 +364,15 @@ def test_passing_error_of_an_upload_is_retried(s3: Storage, trial: TrialLayout, 
     assert value_of(s3, trial, "task_003") == 1.0
 
 
+def test_upload_that_did_not_arrive_whole_is_not_committed(
+    s3: Storage, trial: TrialLayout, write: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(s3), "put_file", lambda self, local, path: self.replace_bytes(path, b"short"))
+    with pytest.raises(OutputError, match=r"metrics\.parquet.* did not arrive whole"):
+        write(s3, trial, "task_003", "001-a")
+    assert s3.list_files("") == {}
+
+
 def test_write_once_keeps_an_equal_file_and_refuses_another(storage: Storage, trial: TrialLayout) -> None:
     write_once(storage, trial.config, b"name: digits\n")
     write_once(storage, trial.config, b"name: digits\n")

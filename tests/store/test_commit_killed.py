@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -42,10 +41,27 @@ OBJECT_STEPS = {
 }
 
 
-def run_killed(storage: Storage, step: str, temporary: Path) -> None:
+def run_killed(base: str, steps: Iterable[str], temporary: Path) -> dict[str, Storage]:
+    """One killed writer for each step, each on a storage of its own."""
+    urls = {step: f"{base}/{number}" for number, step in enumerate(steps)}
+    arguments = [argument for step, url in urls.items() for argument in (url, step)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
-    done = subprocess.run([sys.executable, str(PROGRAM), storage.root, step], env=environment, timeout=60, check=False)
-    assert done.returncode == -signal.SIGKILL
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments], env=environment, timeout=120, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return {step: Storage.of(url) for step, url in urls.items()}
+
+
+@pytest.fixture(scope="module")
+def killed_on_disk(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Storage]:
+    folder = tmp_path_factory.mktemp("killed")
+    return run_killed(str(folder / "results"), LOCAL_STEPS, folder)
+
+
+@pytest.fixture(scope="module")
+def killed_on_s3(s3_server: object, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Storage]:
+    return run_killed("s3://results/killed", OBJECT_STEPS, tmp_path_factory.mktemp("killed"))
 
 
 def check_and_rerun(storage: Storage, trial: TrialLayout, committed: bool, write: Callable, value_of: Callable) -> None:
@@ -71,15 +87,13 @@ def check_and_rerun(storage: Storage, trial: TrialLayout, committed: bool, write
 
 @pytest.mark.parametrize(("step", "committed"), LOCAL_STEPS.items())
 def test_killed_on_local_disk(
-    local: Storage, trial: TrialLayout, write: Callable, value_of: Callable, tmp_path: Path, step: str, committed: bool
+    killed_on_disk: dict[str, Storage], trial: TrialLayout, write: Callable, value_of: Callable, step: str, committed: bool
 ) -> None:
-    run_killed(local, step, tmp_path)
-    check_and_rerun(local, trial, committed, write, value_of)
+    check_and_rerun(killed_on_disk[step], trial, committed, write, value_of)
 
 
 @pytest.mark.parametrize(("step", "committed"), OBJECT_STEPS.items())
 def test_killed_on_object_store(
-    s3: Storage, trial: TrialLayout, write: Callable, value_of: Callable, tmp_path: Path, step: str, committed: bool
+    killed_on_s3: dict[str, Storage], trial: TrialLayout, write: Callable, value_of: Callable, step: str, committed: bool
 ) -> None:
-    run_killed(s3, step, tmp_path)
-    check_and_rerun(s3, trial, committed, write, value_of)
+    check_and_rerun(killed_on_s3[step], trial, committed, write, value_of)
