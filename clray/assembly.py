@@ -16,6 +16,11 @@ from clray.strategies.finetune import Finetune
 from clray.types import HostArray
 
 
+EVAL_ROWS = 2048
+EVAL_ROWS_OF_IMAGES = 256
+"""Samples evaluated in one pass: convolutions hold many copies of their input while they run."""
+
+
 def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
     """The static description of the training program of an experiment."""
     return Spec(
@@ -32,6 +37,7 @@ def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
         n_kept=sizes.n_kept,
         log_weights=experiment.logging.weights,
         reset_optimizer=experiment.training.reset_optimizer,
+        eval_rows=EVAL_ROWS_OF_IMAGES if experiment.model.takes_images else EVAL_ROWS,
     )
 
 

@@ -34,7 +34,7 @@ Output = Annotated[str, typer.Option("--output", "-o", help="Folder or URL (s3:/
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 
 
-class Kind(str, enum.Enum):
+class Kind(enum.StrEnum):
     """What ``clray list`` lists."""
 
     datasets = "datasets"
@@ -43,7 +43,7 @@ class Kind(str, enum.Enum):
     strategies = "strategies"
 
 
-class Schema(str, enum.Enum):
+class Schema(enum.StrEnum):
     """What ``clray schema`` describes."""
 
     experiment = "experiment"
@@ -118,7 +118,7 @@ def status(folder: Folder) -> None:
 @data_app.command("prepare")
 def data_prepare(
     name: Annotated[str, typer.Argument(help="Data set: a name of 'clray list datasets' or package.module:attribute.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the data set, such as resize=16.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option, such as resize=16.")] = None,
     root: Annotated[str | None, typer.Option(help="Folder with the source files.")] = None,
 ) -> None:
     """Download where needed, decode and cache a data set on this machine."""
@@ -130,7 +130,8 @@ def data_prepare(
     options = parse_dataset(name, given)
     folder = prepare(options)
     info = open_dataset(options).info
-    print(f"{name}: {info.n_train} training and {info.n_test} test images of {info.n_classes} classes, {info.shape} {info.dtype}, in {folder}")
+    images = f"{info.n_train} training and {info.n_test} test images of {info.n_classes} classes, {info.shape} {info.dtype}"
+    print(f"{name}: {images}, in {folder}")
 
 
 @app.command("list")

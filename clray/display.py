@@ -26,6 +26,11 @@ def show_value(value: Any) -> str:
     return value if isinstance(value, str) else canonical_json(value)
 
 
+def count(n: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def show_params(params: Mapping[str, Any]) -> str:
     """``learning_rate=0.1 hidden=[64]``: the last part of each dotted key is enough for a person."""
     return " ".join(f"{key.rsplit('.', 1)[-1]}={show_value(value)}" for key, value in params.items())
@@ -79,7 +84,7 @@ class Display:
         self._jobs = event["jobs"]
         self._total = self._progress.add_task("all trials", total=event["jobs"], unit="trials", note="")
         reused = f", {event['reused']} finished before" if event["reused"] else ""
-        self._say(f"{event['trials']} trials: {event['jobs']} to run{reused}")
+        self._say(f"{count(event['trials'], 'trial')}: {event['jobs']} to run{reused}")
 
     def _on_start(self, trial_id: str, event: Mapping[str, Any]) -> None:
         label = f"{trial_id} {show_params(self._params.get(trial_id, {}))}".strip()

@@ -6,105 +6,32 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NoReturn
 
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from clray import plugins
 from clray.config import Experiment, PluginOptions, Sweep
-from clray.errors import ConfigError, did_you_mean
+from clray.errors import ConfigError
+from clray.places import Document, join_place
+from clray.problems import Path_, Problem, problems_of, show_given
 
-Path_ = tuple[str | int, ...]
 MAX_BYTES = 10_000_000
-MAX_NODES = 1_000_000
+MAX_NODES = 200_000
+MAX_DEPTH = 50
+MAX_WHOLE_NUMBER = 2**53  # the last up to which a float, and so JSON, tells whole numbers apart
+RUAMEL_TRIPS = (ValueError, RecursionError, ArithmeticError, AttributeError, KeyError, TypeError, AssertionError, IndexError)
+"""What ruamel raises on some texts that are no YAML, beside its own errors."""
 PLUGIN_TABLES = {"dataset": "datasets", "model": "models", "optimizer": "optimizers", "strategy": "strategies"}
-
-
-@dataclass(frozen=True)
-class Document:
-    """Plain data with the place each value came from.
-
-    Attributes:
-        source: file name, or what stands for it in messages.
-        data: tables as dicts, lists as lists, scalars as str, int, float, bool, None.
-        lines: path of keys to line, counted from 1; paths missing here use their nearest parent.
-        origins: path to an origin that is not a line of the file (``--set ...``, ``grid ...``).
-    """
-
-    source: str
-    data: dict[str, Any]
-    lines: Mapping[Path_, int] = field(default_factory=dict)
-    origins: Mapping[Path_, str] = field(default_factory=dict)
-
-    def where(self, path: Path_) -> str:
-        """``file:line``, or the origin of an overridden value, for the longest known part of ``path``."""
-        for end in range(len(path), -1, -1):
-            if path[:end] in self.origins:
-                return self.origins[path[:end]]
-            if path[:end] in self.lines:
-                return f"{self.source}:{self.lines[path[:end]]}"
-        return self.source
-
-    def inner(self, key: str) -> Document:
-        """The document of one table, with its own places."""
-        return Document(
-            self.source,
-            self.data[key],
-            {path[1:]: line for path, line in self.lines.items() if path[:1] == (key,)},
-            {path[1:]: origin for path, origin in self.origins.items() if path[:1] == (key,)},
-        )
-
-    def override(self, values: Mapping[str, Any], origins: Mapping[str, str] | str) -> Document:
-        """A copy with dotted keys replaced. A table as value replaces the whole table.
-
-        Args:
-            values: dotted key to value.
-            origins: where the values came from, for messages; one for all or one a key.
-
-        Raises:
-            ConfigError: a dotted key leads through a value that is no table.
-        """
-        data: Any = self.data
-        places = dict(self.origins)
-        for dotted, value in values.items():
-            origin = origins if isinstance(origins, str) else origins[dotted]
-            path = _split(dotted, origin)
-            data, path = _replace(data, path, value, dotted, origin)
-            places[path] = origin
-        return Document(self.source, data, self.lines, places)
-
-
-def _split(dotted: str, origin: str) -> Path_:
-    parts = dotted.split(".")
-    if not all(parts):
-        raise ConfigError(f"{origin}: {dotted!r} is not a dotted key such as optimizer.learning_rate")
-    return tuple(int(part) if part.isdigit() else part for part in parts)
-
-
-def _replace(data: Any, path: Path_, value: Any, dotted: str, origin: str) -> tuple[Any, Path_]:
-    """Copy-on-write replacement of one value; returns the new data and the path as taken."""
-    if not path:
-        return value, ()
-    head, rest = path[0], path[1:]
-    if isinstance(data, list):
-        if not isinstance(head, int) or head >= len(data):
-            raise ConfigError(f"{origin}: {dotted!r} goes through a list of {len(data)} items; use a number below that")
-        inner, taken = _replace(data[head], rest, value, dotted, origin)
-        return [*data[:head], inner, *data[head + 1 :]], (head, *taken)
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise ConfigError(f"{origin}: {dotted!r} goes through {data!r}, which is not a table")
-    key = str(head)
-    inner, taken = _replace(data.get(key), rest, value, dotted, origin)
-    return {**data, key: inner}, (key, *taken)
 
 
 def read_yaml(path: str | Path) -> Document:
@@ -116,15 +43,17 @@ def read_yaml(path: str | Path) -> Document:
     source = str(path)
     try:
         raw = Path(path).read_bytes()
-        text = raw.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{source}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{source}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise ConfigError(f"{source}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{source}: {len(raw)} bytes is more than a sweep file can be ({MAX_BYTES})")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + raw.count(b"\n", 0, error.start)
+        raise ConfigError(f"{source}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None
     return parse_yaml(text, source)
 
 
@@ -132,76 +61,111 @@ def parse_yaml(text: str, source: str) -> Document:
     """Like ``read_yaml`` for text that is already there."""
     node = _load(text, source)
     if not isinstance(node, CommentedMap):
-        raise ConfigError(f"{source}: the top level must be a table (key: value lines), not {_kind(node)}")
-    lines: dict[Path_, int] = {}
-    budget = iter(range(MAX_NODES))
-    return Document(source, _plain(node, (), lines, source, budget), lines)
+        kind = {type(None): "nothing", CommentedSeq: "a list"}.get(type(node)) or show_given(node)
+        raise ConfigError(f"{source}: the top level must be a table (key: value lines), not {kind}")
+    reader = _Reader(source)
+    return Document(source, reader.plain(node, ()), reader.lines)
 
 
 def parse_value(text: str, source: str) -> Any:
     """One value as YAML 1.2 would read it (for ``--set key=value``)."""
-    return _plain(_load(text, source), (), {}, source, iter(range(MAX_NODES)))
+    return _Reader(source).plain(_load(text, source), ())
+
+
+class _ShallowComposer(Composer):
+    """Refuses what is nested too deeply as soon as it gets there: ruamel itself would take its time, up to the recursion limit."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        try:
+            if self.depth > MAX_DEPTH:
+                mark = self.parser.peek_event().start_mark
+                raise ComposerError(None, None, f"nested more than {MAX_DEPTH} levels deep", mark)
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 def _load(text: str, source: str) -> Any:
     yaml = YAML(typ="rt", pure=True)
+    yaml.Composer = _ShallowComposer
     try:
         return yaml.load(io.StringIO(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        problem = (error.problem or error.context or "not valid YAML").splitlines()[0]
-        raise ConfigError(f"{place}: {problem}") from None
-    except (YAMLError, ValueError, RecursionError, ArithmeticError, AttributeError, KeyError, TypeError, AssertionError, IndexError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else (str(error).splitlines() or ["not valid YAML"])[0]
-        raise ConfigError(f"{source}: {reason}") from None
+        raise ConfigError(f"{place}: {_explained(error)}") from None
+    except ReaderError as error:
+        line = 1 + text.count("\n", 0, error.position)
+        raise ConfigError(f"{source}:{line}: character #x{error.character:04x} is not allowed in YAML") from None
+    except (
+        YAMLError,
+        ValueError,
+        RecursionError,
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        AssertionError,
+        IndexError,
+    ) as error:
+        digits = re.search(r"\d{4000}", text)
+        if digits:
+            raise ConfigError(f"{source}:{1 + text.count(chr(10), 0, digits.start())}: a number of too many digits") from None
+        raise ConfigError(f"{source}: {(str(error).splitlines() or ['not valid YAML'])[0]}") from None
 
 
-def _kind(node: Any) -> str:
-    return {type(None): "nothing", CommentedSeq: "a list"}.get(type(node), f"{str(node)[:40]!r}")
+def _explained(error: MarkedYAMLError) -> str:
+    """The problem, with what it happened in where that began on another line."""
+    problem = (error.problem or error.context or "not valid YAML").splitlines()[0]
+    context, begun = error.context or "", error.context_mark
+    if problem.startswith("but "):
+        return f"{context}, {problem}"
+    elsewhere = begun and error.problem_mark and begun.line != error.problem_mark.line
+    if elsewhere and context.startswith(("while parsing a", "while scanning a")):
+        return f"{problem} ({context} that begins on line {begun.line + 1})"
+    return problem
 
 
-def _plain(node: Any, path: Path_, lines: dict[Path_, int], source: str, budget: Iterator[int]) -> Any:
-    place = Document(source, {}, lines).where(path)
-    if next(budget, None) is None or len(path) > 60:
-        raise ConfigError(f"{source}: too many or too deeply nested values (aliases that expand into each other?)")
-    if getattr(getattr(node, "tag", None), "value", None) and not isinstance(node, (CommentedMap, CommentedSeq)):
-        raise ConfigError(f"{place}: tags such as {node.tag.value} are not allowed")
-    if isinstance(node, CommentedMap):
-        if node.tag.value:
-            raise ConfigError(f"{place}: tags such as {node.tag.value} are not allowed")
-        table = {}
-        for key, value in node.items():
-            if not isinstance(key, str):
-                raise ConfigError(f"{place}: key {key!r} must be text")
-            inner = (*path, key)
-            if key in (node.lc.data or {}):
-                lines[inner] = node.lc.key(key)[0] + 1
-            table[key] = _plain(value, inner, lines, source, budget)
-        return table
-    if isinstance(node, CommentedSeq):
-        if node.tag.value:
-            raise ConfigError(f"{place}: tags such as {node.tag.value} are not allowed")
-        items = []
-        for index, value in enumerate(node):
-            inner = (*path, index)
-            if index in (node.lc.data or {}):
-                lines[inner] = node.lc.item(index)[0] + 1
-            items.append(_plain(value, inner, lines, source, budget))
-        return items
-    if node is None or isinstance(node, bool):
-        return node
-    for plain in (int, float, str):
-        if isinstance(node, plain):
-            return plain(node)
-    raise ConfigError(f"{place}: {node} reads as a {type(node).__name__}; put it in quotes if it is text")
+class _Reader:
+    """Turns ruamel's nodes into plain data and notes the line of every key and list item."""
 
+    def __init__(self, source: str):
+        self.source = source
+        self.lines: dict[Path_, int] = {}
+        self._left = MAX_NODES
 
-class Problem(NamedTuple):
-    """One thing that is wrong, at one path."""
+    def plain(self, node: Any, path: Path_) -> Any:
+        self._left -= 1
+        if self._left < 0 or len(path) > MAX_DEPTH:
+            self._refuse(path, "too many values (aliases that expand into each other?)")
+        tag = getattr(getattr(node, "tag", None), "value", None)
+        if tag:
+            self._refuse(path, f"tags such as {tag} are not allowed")
+        if isinstance(node, CommentedMap):
+            return {self._key(node, key, path): self.plain(value, (*path, key)) for key, value in node.items()}
+        if isinstance(node, CommentedSeq):
+            for index in node.lc.data or ():
+                self.lines[(*path, index)] = node.lc.item(index)[0] + 1
+            return [self.plain(value, (*path, index)) for index, value in enumerate(node)]
+        if node is None or isinstance(node, bool):
+            return node
+        for kind in (int, float, str):
+            if isinstance(node, kind):
+                return kind(node)
+        self._refuse(path, f"{show_given(node)} reads as a {type(node).__name__}; put it in quotes if it is text")
 
-    path: Path_
-    text: str
+    def _key(self, node: CommentedMap, key: Any, path: Path_) -> str:
+        if key in (node.lc.data or {}):
+            self.lines[(*path, key)] = node.lc.key(key)[0] + 1
+        if not isinstance(key, str):
+            self._refuse((*path, key), f"the key {show_given(key)} must be text")
+        return str(key)
+
+    def _refuse(self, path: Path_, text: str) -> NoReturn:
+        raise ConfigError(f"{Document(self.source, {}, self.lines).where(path)}: {text}")
 
 
 def parse_experiment(document: Document) -> Experiment:
@@ -210,8 +174,8 @@ def parse_experiment(document: Document) -> Experiment:
     Raises:
         ConfigError: one message with every problem found, each with its place and what is valid.
     """
-    data = _tuples(document.data)
     problems: list[Problem] = []
+    data = {key: _tuples(value, (key,), problems) for key, value in document.data.items()}
     if "strategy" not in data:
         data["strategy"] = ({"name": "finetune"},)
     for key, kind in PLUGIN_TABLES.items():
@@ -226,7 +190,7 @@ def parse_experiment(document: Document) -> Experiment:
         experiment = Experiment.model_validate(data)
     except ValidationError as error:
         failed = {problem.path[0] for problem in problems}
-        problems += [p for p in _problems(error, Experiment, ()) if not p.path or p.path[0] not in failed]
+        problems += [p for p in problems_of(error, Experiment, data) if not p.path or p.path[0] not in failed]
         experiment = None
     if problems or experiment is None:
         raise ConfigError(_message(document, problems))
@@ -241,24 +205,34 @@ def parse_dataset(name: str, options: Mapping[str, Any]) -> Any:
     """
     document = Document("data set", {"name": name, **options}, origins={(key,): f"--set {key}" for key in options})
     problems: list[Problem] = []
-    built = _plugin("datasets", _tuples(document.data), (), problems)
+    built = _plugin("datasets", _tuples(document.data, (), problems), (), problems)
     if problems:
         raise ConfigError(_message(document, problems))
     return built
 
 
-def _tuples(value: Any) -> Any:
-    """Lists as tuples, in copies: the models are immutable and strict."""
+def _tuples(value: Any, path: Path_, problems: list[Problem]) -> Any:
+    """Lists as tuples, in copies: the models are immutable and strict. Notes numbers that no computation can take."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+        return {key: _tuples(item, (*path, key), problems) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(_tuples(item, (*path, index), problems) for index, item in enumerate(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        problems.append(Problem(path, f"must be a finite number, got {value}"))
+    elif isinstance(value, int) and abs(value) > MAX_WHOLE_NUMBER:
+        problems.append(Problem(path, f"must be a whole number up to {MAX_WHOLE_NUMBER}, got {show_given(value)}"))
+    return value
 
 
 def _plugin(kind: str, table: Any, path: Path_, problems: list[Problem]) -> PluginOptions | None:
     if isinstance(table, PluginOptions):
         return table
     if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        problems.append(Problem(path, f"must be a table with a name, such as {{name: {plugins.names(kind)[0]}}}"))
+        names = plugins.names(kind)
+        example = table if isinstance(table, str) and table in names else names[0]
+        problems.append(
+            Problem(path, f"must be a table with a name, such as {{name: {example}}}, got {show_given(table)}; names: {', '.join(names)}")
+        )
         return None
     try:
         options = plugins.options_class(kind, table["name"])
@@ -268,7 +242,8 @@ def _plugin(kind: str, table: Any, path: Path_, problems: list[Problem]) -> Plug
     try:
         return options.model_validate(table)
     except ValidationError as error:
-        problems += _problems(error, options, path)
+        known = [problem.path for problem in problems]
+        problems += [problem for problem in problems_of(error, options, table, path) if problem.path not in known]
         return None
 
 
@@ -277,10 +252,19 @@ def parse_sweep(document: Document) -> Sweep:
 
     ``experiment`` may be a path, relative to the sweep file.
     """
+    problems: list[Problem] = []
+    _tuples({key: value for key, value in document.data.items() if key != "experiment"}, (), problems)
+    for key in ("grid", "zip"):
+        if key in document.data and not document.data[key]:
+            problems.append(Problem((key,), "is empty; give at least one dotted key with a list of values, or leave it out"))
+    known = {problem.path for problem in problems}
     try:
-        return Sweep.model_validate(document.data)
+        sweep = Sweep.model_validate(document.data)
     except ValidationError as error:
-        raise ConfigError(_message(document, _problems(error, Sweep, ()))) from None
+        problems += [problem for problem in problems_of(error, Sweep, document.data) if problem.path not in known]
+    if problems:
+        raise ConfigError(_message(document, problems))
+    return sweep
 
 
 def read_sweep(path: str | Path) -> tuple[Document, Document]:
@@ -291,56 +275,28 @@ def read_sweep(path: str | Path) -> tuple[Document, Document]:
     """
     document = read_yaml(path)
     experiment = document.data.get("experiment")
+    if isinstance(experiment, dict):
+        return document, document.inner("experiment")
+    place = document.where(("experiment",))
     if isinstance(experiment, str):
-        inner = read_yaml(Path(path).parent / experiment)
+        try:
+            inner = read_yaml(Path(path).parent / experiment)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: experiment: {error}") from None
+        if "experiment" in inner.data:
+            raise ConfigError(f"{place}: experiment: {inner.source} is a sweep itself; name the file of one experiment")
         return Document(document.source, document.data | {"experiment": inner.data}, document.lines), inner
-    if not isinstance(experiment, dict):
-        place = document.where(("experiment",))
-        raise ConfigError(f"{place}: experiment: must be a table or the path of an experiment file")
-    return document, document.inner("experiment")
+    if experiment is None and document.data.keys() & Experiment.model_fields.keys() - Sweep.model_fields.keys():
+        raise ConfigError(
+            f"{document.source}: this looks like one experiment: run it with 'clray run {document.source}'. A sweep file has a key "
+            "experiment, with a table like this one or the path of such a file, and axes: grid, zip, cases, random"
+        )
+    raise ConfigError(f"{place}: experiment: must be a table or the path of an experiment file, got {show_given(experiment)}")
 
 
 def _message(document: Document, problems: Iterable[Problem]) -> str:
     lines = []
     for path, text in problems:
         key = ".".join(str(part) for part in path)
-        lines.append(f"{document.where(path)}: {key}: {text}" if key else f"{document.where(path)}: {text}")
+        lines.append(join_place(document.where(path), f"{key}: {text}") if key else document.locate(text))
     return "\n".join(dict.fromkeys(lines))
-
-
-def _problems(error: ValidationError, model: type[BaseModel], prefix: Path_) -> list[Problem]:
-    problems: dict[Path_, list[str]] = {}
-    for detail in error.errors(include_url=False):
-        path, table = _real_path(model, detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            text = f"unknown key; {did_you_mean(str(path[-1]), table.model_fields)}"
-        elif detail["type"] == "missing":
-            text = "is missing"
-        elif detail["type"] == "value_error":
-            text = str(detail["ctx"]["error"])
-        else:
-            message = detail["msg"].replace("Input should be", "must be", 1)
-            text = f"{message}, got {str(detail['input'])[:80]!r}" if not isinstance(detail["input"], str) else f"{message}, got {detail['input'][:80]!r}"
-        problems.setdefault((*prefix, *path), []).append(text)
-    return [Problem(path, "; or ".join(dict.fromkeys(texts))) for path, texts in problems.items()]
-
-
-def _real_path(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[Path_, type[BaseModel]]:
-    """The keys of ``loc`` that are really in the file (pydantic adds names of union members), and the table they end in."""
-    path: list[str | int] = []
-    table: type[BaseModel] = model
-    inside = False
-    for part in loc:
-        if isinstance(part, int) or not inside:
-            path.append(part)
-        if isinstance(part, str) and part in table.model_fields:
-            inner = _inner_table(table.model_fields[part])
-            table, inside = (inner, False) if inner else (table, True)
-    return tuple(path), table
-
-
-def _inner_table(info: FieldInfo) -> type[BaseModel] | None:
-    for candidate in (info.annotation, *get_args(info.annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None

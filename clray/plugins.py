@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
 from clray.config import DatasetOptions, ModelOptions, OptimizerOptions, PluginOptions, StrategyOptions
@@ -23,9 +25,11 @@ PACKAGES = {
 }
 
 
+@functools.cache
 def table(kind: str) -> dict[str, tuple[str, str]]:
     """Name to (import string, one-line description) of the plug-ins of one kind that come with clray."""
-    return importlib.import_module(PACKAGES[kind]).TABLE
+    found: dict[str, tuple[str, str]] = importlib.import_module(PACKAGES[kind]).TABLE
+    return found
 
 
 def names(kind: str) -> list[str]:
@@ -44,17 +48,34 @@ def options_class(kind: str, name: str) -> type[PluginOptions]:
         ConfigError: no such plug-in, or what the name leads to is none.
     """
     known = table(kind)
-    target = known[name][0] if name in known else name
-    if ":" not in target:
-        raise ConfigError(f"unknown {kind[:-1] if kind != 'strategies' else 'strategy'} {name!r}; {did_you_mean(name, known)}; or package.module:attribute")
-    module_name, _, attribute = target.partition(":")
-    if name not in known and (cwd := str(Path.cwd())) not in sys.path:
+    if name in known:
+        return _load(known[name][0])
+    if ":" not in name:
+        singular = "strategy" if kind == "strategies" else kind[:-1]
+        raise ConfigError(f"unknown {singular} {name!r}; {did_you_mean(name, known)}; or package.module:attribute")
+    if (cwd := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, cwd)
+    module_name, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"cannot load {name!r}: {error}") from None
+    except Exception as error:  # whatever the user's own module does while it is imported
+        raise ConfigError(f"cannot load {name!r}: {type(error).__name__}: {error}{_raised_at(error)}") from None
     base = BASES[kind]
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{name!r} must be a class that derives from clray.config.{base.__name__}, got {found!r}")
     return found
+
+
+@functools.cache
+def _load(target: str) -> type[PluginOptions]:
+    module_name, _, attribute = target.partition(":")
+    found: type[PluginOptions] = getattr(importlib.import_module(module_name), attribute)
+    return found
+
+
+def _raised_at(error: Exception) -> str:
+    """Where in the user's module an import failed; nothing where the import machinery itself says enough."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename and frame.filename != __file__
+    ]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""

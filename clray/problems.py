@@ -46,7 +46,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], data: Any, prefi
         data: what it was validated from; tells keys of the file from names that pydantic adds for members of a union.
         prefix: path of the table in the file.
     """
-    wanted: dict[Path_, list[str]] = {}
+    wanted: dict[Path_, dict[str, str]] = {}
     told: dict[Path_, list[str]] = {}
     given: dict[Path_, Any] = {}
     for detail in error.errors(include_url=False):
@@ -60,7 +60,7 @@ def problems_of(error: ValidationError, model: type[BaseModel], data: Any, prefi
         elif kind == "value_error":
             told.setdefault(path, []).append(str(detail["ctx"]["error"]))
         else:
-            wanted.setdefault(path, []).append(_requirement(kind, detail["msg"], detail.get("ctx", {})))
+            wanted.setdefault(path, {})[kind] = _requirement(kind, detail["msg"], detail.get("ctx", {}))
     for path, requirements in wanted.items():
         told.setdefault(path, []).append(_must(requirements, given[path]))
     deepest = [path for path in told if not any(other[: len(path)] == path and len(other) > len(path) for other in told)]
@@ -90,7 +90,9 @@ def _requirement(kind: str, message: str, context: Mapping[str, Any]) -> str:
     return message.removeprefix("Input should be ").removeprefix("a valid ")
 
 
-def _must(requirements: list[str], value: Any) -> str:
+def _must(wanted: Mapping[str, str], value: Any) -> str:
+    """Of a union, only the member that the value nearly is: for -3, a number out of range, lists are beside the point."""
+    requirements = [text for kind, text in wanted.items() if kind.startswith(("greater_", "less_"))] or list(wanted.values())
     text = f"must be {' or '.join(dict.fromkeys(requirements))}, got {show_given(value)}"
     quoted = isinstance(value, str) and any(name in requirement for requirement in requirements for name in TEXT_THAT_IS_NONE)
     return f"{text}, which is text{'; leave the quotes out' if quoted and _reads_as_other(value) else ''}" if quoted else text
@@ -118,7 +120,7 @@ def _real_path(model: type[BaseModel], loc: tuple[str | int, ...], data: Any, mi
     for position, part in enumerate(loc):
         last = position == len(loc) - 1
         if isinstance(data, Mapping) and (part in data or (missing and last)):
-            inner = _inner_table(table.model_fields[part]) if part in table.model_fields else None  # type: ignore[index]
+            inner = _inner_table(table.model_fields[part]) if part in table.model_fields else None
             path.append(part)
             if not last and inner:
                 table = inner

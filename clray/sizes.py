@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clray.config import Experiment
+from clray.data.sequence import check_classes
 from clray.data.sizes import static_sizes
 from clray.data.source import DatasetInfo
 from clray.errors import ConfigError
+
+MOST_STEPS = 2**31 - 1  # optimizers count in int32
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,26 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
         ConfigError: they do not fit together; the message names the key and what is valid.
     """
     sequence, training, logging = experiment.sequence, experiment.training, experiment.logging
+    check_classes(sequence, info.n_classes)
+    for split, counts in (("training", info.train_counts), ("test", info.test_counts)):
+        if 0 in counts:
+            raise ConfigError(
+                f"dataset: class {counts.index(0)} has no {split} images; number the classes 0 to K-1, each with some in both splits"
+            )
     pools = static_sizes(info, experiment)
     batch = training.batch_size
     if batch > pools.n_train:
-        raise ConfigError(
-            f"training.batch_size: {batch} is larger than the {pools.n_train} training samples of a task; use at most that"
-        )
+        raise ConfigError(f"training.batch_size: {batch} is larger than the {pools.n_train} training samples of a task; use at most that")
     total = training.steps if training.steps is not None else (training.epochs or 0) * (pools.n_train // batch)
     if logging.log_frequency > total:
         raise ConfigError(
             f"logging.log_frequency: {logging.log_frequency} is larger than the {total} batches of a task, so nothing "
             f"would be logged; use 1 to {total}"
+        )
+    if total * sequence.n_tasks > MOST_STEPS:
+        raise ConfigError(
+            f"training: {sequence.n_tasks} tasks of {total} batches are more than the {MOST_STEPS} steps that can be counted; "
+            "lower training.epochs, training.steps or sequence.n_tasks"
         )
     n_classes = sequence.classes_per_task
     if logging.n_subsamples % n_classes or logging.n_subsamples > pools.test_per_class * n_classes:

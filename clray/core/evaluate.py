@@ -32,26 +32,42 @@ def scale_images(spec: Spec, pools: Pools, images: Array) -> Array:
 def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools) -> Evaluation:
     """Evaluates one lane on all its tasks."""
     n_classes, per_class = lane.pool.shape[0], pools.images.shape[1]
-    at_once = max((d for d in range(1, n_classes + 1) if n_classes % d == 0 and d * per_class <= spec.eval_rows), default=1)
+    # A pool over all K classes is in the order of the source: no gather, so all lanes share the scaled images.
+    everything = n_classes == pools.images.shape[0]
 
-    def block(classes: Array) -> tuple[Array, Array, Array]:
-        images = pools.images if at_once == pools.images.shape[0] == n_classes else pools.images[classes]
-        rows = scale_images(spec, pools, images.reshape(-1, *pools.images.shape[2:]))
+    def tables(images: Array) -> tuple[Array, Array]:
+        """Logits and hidden states of whole classes, [classes, P, ...]."""
+        rows = scale_images(spec, pools, images.reshape(-1, *spec.input_shape))
         logits, hidden, _ = spec.pure_model.apply(state.params, state.model_state, rows, train=False, key=None)
-        by_class = (at_once, per_class, -1)
-        logits, hidden = logits.reshape(by_class), hidden.reshape(by_class)
+        return logits.reshape(-1, per_class, logits.shape[-1]), hidden.reshape(-1, per_class, hidden.shape[-1])
+
+    def cut_class(images: Array) -> tuple[Array, Array]:
+        """The same for one class that is too large for one pass."""
+        n_blocks = -(-per_class // spec.eval_rows)
+        size = -(-per_class // n_blocks)
+        blocks = images[jnp.minimum(jnp.arange(n_blocks * size), per_class - 1).reshape(n_blocks, size)]
+
+        def one(block: Array) -> tuple[Array, Array]:
+            rows = scale_images(spec, pools, block)
+            return spec.pure_model.apply(state.params, state.model_state, rows, train=False, key=None)[:2]
+
+        logits, hidden = jax.lax.map(one, blocks)
+        return tuple(out.reshape(1, n_blocks * size, -1)[:, :per_class] for out in (logits, hidden))  # type: ignore[return-value]
+
+    def count(logits: Array, hidden: Array) -> tuple[Array, Array, Array]:
         predicted = jnp.argmax(logits, axis=-1)
         hits = (predicted[..., None] == jnp.arange(logits.shape[-1])).sum(axis=1, dtype=jnp.int32)
-        losses = -jax.nn.log_softmax(logits).mean(axis=1)
-        return hits, losses, hidden[:, : spec.n_kept]
+        return hits, -jax.nn.log_softmax(logits).mean(axis=1), hidden[:, : spec.n_kept]
 
+    at_once = max((d for d in range(1, n_classes + 1) if n_classes % d == 0 and d * per_class <= spec.eval_rows), default=0)
     if at_once == n_classes:
-        hits, losses, hidden = block(lane.pool)
+        hits, losses, hidden = count(*tables(pools.images if everything else pools.images[lane.pool]))
     else:
-        parts = jax.lax.map(block, lane.pool.reshape(-1, at_once))
+        one_pass = tables if at_once else cut_class
+        groups = lane.pool.reshape(-1, at_once) if at_once else lane.pool
+        parts = jax.lax.map(lambda classes: count(*one_pass(pools.images[classes])), groups)
         hits, losses, hidden = (part.reshape(n_classes, *part.shape[2:]) for part in parts)
 
-    # A pool over all K classes is used in the order of the source, without a gather: then pool[u] == u must hold.
     label = jnp.arange(lane.labels.shape[1])
     accuracy = hits[lane.labels, label].sum(axis=1) / jnp.float32(per_class * lane.labels.shape[1])
     loss = losses[lane.labels, label].mean(axis=1)

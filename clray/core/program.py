@@ -28,7 +28,7 @@ class Spec:
         log_frequency: batches between log points.
         n_kept: S/C, samples of each class whose hidden states are logged; 0 logs none.
         log_weights: whether parameters are logged.
-        eval_rows: the network is evaluated on whole classes, as many at a time as fit in this many samples.
+        eval_rows: most samples that are evaluated in one pass; whole classes where they fit.
     """
 
     model: ModelOptions

@@ -32,7 +32,7 @@ def draw_classes(sequence: Sequence, n_classes: int, seed: int, repeats: Items[i
     Raises:
         ConfigError: the policy cannot give T tasks of C classes out of K.
     """
-    _check(sequence, n_classes)
+    check_classes(sequence, n_classes)
     draws = np.empty((sequence.n_tasks, len(repeats), sequence.classes_per_task), np.int32)
     listed = _all_sets(sequence, n_classes)
     for position, repeat in enumerate(repeats):
@@ -48,7 +48,8 @@ def draw_classes(sequence: Sequence, n_classes: int, seed: int, repeats: Items[i
     return draws
 
 
-def _check(sequence: Sequence, n_classes: int) -> None:
+def check_classes(sequence: Sequence, n_classes: int) -> None:
+    """Raises ``ConfigError`` where the policy cannot give T tasks of C classes out of K (``n_classes``)."""
     n_tasks, per_task = sequence.n_tasks, sequence.classes_per_task
     if per_task > n_classes:
         raise ConfigError(f"sequence.classes_per_task is {per_task}, but the data set has {n_classes} classes; give at most {n_classes}")

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from clray.config import Count, ModelOptions
 from clray.errors import ConfigError
-from clray.models.initialisers import dense, initialisers
+from clray.models.convolution import Convolution, max_pool
+from clray.models.initialisers import dense
 
 
 class CNN(ModelOptions):
@@ -34,9 +35,7 @@ class CNNModule(nnx.Module):
         height, width, n_in = shape
         blocks = []
         for n_out in options.channels:
-            kernel, bias = initialisers(options.init, n_in * options.kernel_size**2)
-            size = (options.kernel_size, options.kernel_size)
-            blocks.append(nnx.Conv(n_in, n_out, size, kernel_init=kernel, bias_init=bias, rngs=rngs))
+            blocks.append(Convolution(n_in, n_out, options.kernel_size, options.init, rngs))
             n_in, height, width = n_out, height // 2, width // 2
         self.blocks = nnx.List(blocks)
         self.hidden = dense(options.init, height * width * n_in, options.hidden, rngs)
@@ -45,6 +44,6 @@ class CNNModule(nnx.Module):
     def __call__(self, x: jax.Array, train: bool = False, rngs: Any = None) -> tuple[jax.Array, jax.Array]:
         del train, rngs
         for block in self.blocks:
-            x = nnx.max_pool(jax.nn.relu(block(x)), (2, 2), strides=(2, 2))
+            x = max_pool(jax.nn.relu(block(x)))
         x = jax.nn.relu(self.hidden(x.reshape(x.shape[0], -1)))
         return self.head(x), x

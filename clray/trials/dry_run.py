@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from clray.display import show_bytes, show_value
+from clray.display import count, show_bytes, show_value
 from clray.trials.estimate import Estimate, estimate
 from clray.trials.plan import Plan
 from clray.trials.status import FINISHED, read_status
@@ -43,7 +43,9 @@ def print_dry_run(plan: Plan, output: str) -> None:
     if len(plan.trials) > SHOWN:
         console.print(f"... and {len(plan.trials) - SHOWN} more", highlight=False)
     known = [need for need in needs if need]
-    console.print(f"{len(plan.trials)} trials, {done} finished before, {len(plan.trials) - done} to run in {storage.display}/", highlight=False)
+    merged = f" ({plan.n_points} points, equal ones merged)" if plan.n_points > len(plan.trials) else ""
+    to_run = f"{done} finished before, {len(plan.trials) - done} to run in {storage.display}/"
+    console.print(f"{count(len(plan.trials), 'trial')}{merged}, {to_run}", highlight=False, soft_wrap=True)
     if known:
         console.print(
             f"disk {show_bytes(sum(need.disk for need in known))} in all; of one trial at most: host "

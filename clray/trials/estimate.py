@@ -78,8 +78,8 @@ def _lane(spec: Spec, strategy: set[str], one: np.ndarray, pool: np.ndarray, lab
     from clray.config import traced_fields
     from clray.core.program import Lane
 
-    optimizer = {key: one for key in traced_fields(type(spec.optimizer))}
-    return Lane(np.zeros(1, np.uint32), np.zeros(1, np.int32), optimizer, {key: one for key in strategy}, pool, labels)
+    optimizer = dict.fromkeys(traced_fields(type(spec.optimizer)), one)
+    return Lane(np.zeros(1, np.uint32), np.zeros(1, np.int32), optimizer, dict.fromkeys(strategy, one), pool, labels)
 
 
 __all__ = ["Estimate", "estimate", "make_lanes"]

@@ -12,10 +12,11 @@ from typing import Any
 from clray.config import Experiment, Sweep
 from clray.data.cache import check, describe
 from clray.data.source import DatasetInfo
-from clray.documents import Document, parse_experiment, parse_sweep, parse_value, read_sweep, read_yaml
+from clray.documents import parse_experiment, parse_sweep, parse_value, read_sweep, read_yaml
 from clray.errors import ConfigError
+from clray.places import Document, join_place
 from clray.sizes import Sizes, sizes_of
-from clray.trials.expand import Trial, expand
+from clray.trials.expand import Trial, axis_place, expand, fingerprint_at, reaches_into, swept_keys
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def plan_sweep(source: str | Path | Mapping[str, Any], settings: Mapping[str, An
     document, base = _read(source)
     document, base = _override(document, base, settings or {})
     sweep = parse_sweep(document)
-    swept = {*sweep.grid, *sweep.zip, *(sweep.random.keys if sweep.random else ()), *(k for case in sweep.cases or () for k in case)}
     for key in settings or {}:
-        if key in swept:
-            raise ConfigError(f"--set {key}: the sweep varies {key} itself; take it out of the sweep or leave --set away")
-    trials = tuple(expand(sweep, base, fingerprint))
-    return Plan(sweep, document.data, trials, _sizes(trials, base), document.source)
+        swept = next((axis for axis in swept_keys(sweep) if reaches_into(key, axis)), None)
+        if swept:
+            raise ConfigError(f"--set {key}: the sweep varies {swept} itself; take it out of the sweep or leave --set away")
+    trials = tuple(expand(sweep, base, fingerprint, document))
+    return Plan(sweep, document.data, trials, _sizes(trials, base, document), document.source)
 
 
 def plan_run(source: str | Path | Mapping[str, Any] | Experiment, settings: Mapping[str, Any] | None = None) -> Plan:
@@ -91,10 +92,10 @@ def plan_run(source: str | Path | Mapping[str, Any] | Experiment, settings: Mapp
         base = Document("<experiment>", dict(source))
     base = base.override(settings or {}, {key: f"--set {key}" for key in settings or {}})
     experiment = parse_experiment(base)
-    trial = Trial(experiment.trial_id(fingerprint(experiment.dataset)), {}, experiment)
+    trial = Trial(experiment.trial_id(fingerprint_at(base, fingerprint, experiment.dataset)), {}, experiment)
     sweep = Sweep(name=experiment.name, experiment=base.data)
     resolved = {"name": experiment.name, "experiment": base.data}
-    return Plan(sweep, resolved, (trial,), _sizes((trial,), base), base.source)
+    return Plan(sweep, resolved, (trial,), _sizes((trial,), base, base), base.source)
 
 
 def fingerprint(options: Any) -> str | None:
@@ -119,27 +120,46 @@ def _override(document: Document, base: Document, settings: Mapping[str, Any]) -
     return dataclasses.replace(document, data=document.data | {"experiment": base.data}), base
 
 
-def _sizes(trials: Sequence[Trial], base: Document) -> dict[str, Sizes | None]:
+def _sizes(trials: Sequence[Trial], base: Document, document: Document) -> dict[str, Sizes | None]:
     infos: dict[Any, DatasetInfo | None] = {}
     sizes: dict[str, Sizes | None] = {}
+    checked: set[Any] = set()
     for trial in trials:
         options = trial.experiment.dataset
-        if options not in infos:
-            check(options)
-            infos[options] = describe(options)
-        info = infos[options]
         try:
-            sizes[trial.trial_id] = sizes_of(trial.experiment, info) if info else None
+            if options not in infos:
+                check(options)
+                infos[options] = describe(options)
+            info = infos[options]
+            found = sizes_of(trial.experiment, info) if info else None
+            if found:
+                _check_model(trial.experiment, found, checked)
         except ConfigError as error:
-            raise _located(error, base, trial) from None
+            raise _located(error, base, document, trial) from None
+        sizes[trial.trial_id] = found
     return sizes
 
 
-def _located(error: ConfigError, base: Document, trial: Trial) -> ConfigError:
-    """An error about sizes starts with its dotted key; says where that was written."""
+def _check_model(experiment: Experiment, sizes: Sizes, checked: set[Any]) -> None:
+    """Whether the model takes images of this shape; by shapes alone, once for each kind of model and shape."""
+    key = type(experiment.model), sizes.input_shape
+    if key in checked:
+        return
+    checked.add(key)
+    from clray.models.pure import pure_model
+
+    try:
+        pure_model(experiment.model.structure(), sizes.input_shape, sizes.classes_per_task)
+    except ConfigError as error:
+        raise ConfigError(f"model: {error}") from None
+    except Exception:
+        return  # an error inside a model of the user's own: the trial fails and keeps the traceback
+
+
+def _located(error: ConfigError, base: Document, document: Document, trial: Trial) -> ConfigError:
+    """An error about sizes starts with its dotted key; says where that was written, and at which point of the sweep."""
     text = str(error)
-    match = re.match(r"[a-z_]+(\.[a-z_]+)*", text)
-    key = match.group(0) if match else ""
-    where = f"{base.source}: sweep" if key in trial.params else base.where(tuple(key.split(".")))
-    point = ", ".join(f"{k}={v}" for k, v in trial.params.items())
-    return ConfigError(f"{where}: {text}" + (f" (at {point})" if point else ""))
+    axis = next((path for key, path in trial.paths.items() if re.match(rf"{re.escape(key)}\b", text)), None)
+    point = ", ".join(f"{key}={value}" for key, value in trial.params.items())
+    placed = join_place(axis_place(document, axis), text) if axis else base.locate(text)
+    return ConfigError(placed + (f" (at {point})" if point else ""))

@@ -1,161 +1,39 @@
-"""Tiny experiments on scikit-learn's digits, run whole in this process, and their files as plain arrays.
-
-Most tests use one program: three tasks, four lanes on one device, 15 batches a task. Trials that differ from it only in
-traced values (rates, seeds) compile nothing, which keeps this folder fast.
-"""
+"""Two CPU devices, and the tiny experiment, finished."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from clray.artifacts import TrialFolders
-from clray.core.lanes import ChunkedLanes, HostLogs, plan_chunks
-from clray.core.program import Lane, TaskArrays
-from clray.data.order import task_order
-from clray.experiment import TrialRun, make_lanes
-from clray.store.checkpoint import unpack_state
-from clray.store.filesystem import Storage
-from clray.trials.plan import plan_run
+from tests.core.tiny import OneTrial, prepare, tiny
 
 with contextlib.suppress(RuntimeError):  # where another test started JAX, its devices are used as they are
     jax.config.update("jax_num_cpu_devices", 2)
 
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "seed": 11,
-    "n_repeats": 4,
-    "sequence": {"n_tasks": 3},
-    "dataset": {"name": "digits", "train_per_class": 42},
-    "model": {"name": "mlp", "hidden": [16]},
-    "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-3},
-    "training": {"epochs": 3, "batch_size": 16},  # N = 84: 5 batches an epoch, 4 samples left over
-    "logging": {"log_frequency": 4, "n_subsamples": 6},  # 15 batches: 3 logs, 3 batches after the last
-}
-
-Arrays = dict[str, np.ndarray]
-
-
-def tiny(**changes: Any) -> dict[str, Any]:
-    """The tiny experiment with dotted keys (``__`` for the dot) replaced."""
-    data = copy.deepcopy(TINY)
-    for key, value in changes.items():
-        *tables, last = key.split("__")
-        table = data
-        for name in tables:
-            table = table[name]
-        table[last] = value
-    return data
-
-
-def prepare(experiment: Mapping[str, Any], folder: Path, **options: Any) -> TrialRun:
-    """A trial that is ready to run into ``folder``; ``options`` are those of ``TrialRun``, by default on one device."""
-    trial = plan_run(experiment).trials[0]
-    attempt = f"{1 + len(list(folder.glob('attempt-*'))):03d}"
-    folder.mkdir(exist_ok=True)
-    (folder / f"attempt-{attempt}").touch()
-    folders = TrialFolders(Storage.of(folder), trial.trial_id, f"{attempt}-test")
-    return TrialRun(trial.experiment, folders, **{"devices": jax.local_devices()[:1], **options})
-
-
-def folder_of(run: TrialRun) -> Path:
-    """Where the files of a trial are."""
-    return Path(run.folders.storage.local_path(run.folders.trial.base))
-
-
-def table(folder: Path, name: str) -> Arrays:
-    """The columns of a Parquet file."""
-    found = pq.read_table(folder / name)
-    return {column: found[column].to_numpy() for column in found.column_names}
-
-
-def arrays_of(trial: Path) -> Arrays:
-    """All numbers in the files of a trial: ``task_000/metrics.parquet:accuracy``, ``task_000/weights.head.bias.npy``, ..."""
-    arrays: Arrays = {}
-    for path in sorted(trial.rglob("*")):
-        name = str(path.relative_to(trial))
-        if path.suffix == ".parquet":
-            arrays |= {f"{name}:{column}": values for column, values in table(path.parent, path.name).items()}
-        elif path.suffix == ".npy":
-            arrays[name] = np.load(path)
-        elif path.name == "state.msgpack":
-            arrays |= {f"{name}:{key}": np.asarray(leaf) for key, leaf in unpack_state(path.read_bytes()).items()}
-    return arrays
-
-
-def assert_same_bits(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> None:
-    """Same names, dtypes, shapes and bits (so NaN equals NaN)."""
-    assert sorted(left) == sorted(right)
-    different = [
-        name
-        for name in left
-        if (left[name].dtype, left[name].shape, left[name].tobytes())
-        != (right[name].dtype, right[name].shape, right[name].tobytes())
-    ]
-    assert different == []
-
-
-def lanes_of(run: TrialRun, **traced: Any) -> Lane:
-    """The lanes of a trial as host arrays; ``traced`` replaces options of the optimizer, one value a lane."""
-    lanes = make_lanes(run.experiment, run.pool, run.labels)
-    return lanes._replace(optimizer=lanes.optimizer | {key: np.asarray(value, np.float32) for key, value in traced.items()})
-
-
-def train(run: TrialRun, lanes: Lane, devices: list[jax.Device], width: int, n_tasks: int = 2) -> list[Arrays]:
-    """Trains lanes from fresh weights, without files; each lane on the data of its own repeat.
-
-    Returns:
-        For each lane, everything it logged and its state after the last task.
-    """
-    where = {repeat: position for position, repeat in enumerate(run.experiment.repeat_numbers)}
-    rows = [where[int(repeat)] for repeat in lanes.repeat]
-    chunked = ChunkedLanes(run.spec, lanes, run.pools, plan_chunks(len(rows), devices, width))
-    states = chunked.init()
-    found: list[Arrays] = [{} for _ in rows]
-    sizes = run.sizes
-    for task in range(n_tasks):
-        order = task_order(
-            run.experiment.seed, run.experiment.repeat_numbers, task, sizes.n_train, sizes.batch_size, sizes.total_batches
-        )
-        data = chunked.place(TaskArrays(*run.loader.task(task), order), rows)
-        states, logs = chunked.train(states, data, task, run.horizon)
-        host = chunked.fetch_logs(logs)
-        for lane in range(len(rows)):
-            found[lane] |= {f"{task} {name}": array for name, array in _logs_of(host, lane).items()}
-    for name, leaf in chunked.fetch_state(states).items():
-        for lane in range(len(rows)):
-            found[lane][f"state {name}"] = leaf[lane]
-    return found
-
-
-def _logs_of(host: HostLogs, lane: int) -> Arrays:
-    arrays = {name: getattr(host, name)[:, lane] for name in ("accuracy", "loss", "train_accuracy", "train_loss")}
-    arrays |= {"end_accuracy": host.end_accuracy[lane], "end_loss": host.end_loss[lane]}
-    arrays |= {name: np.stack(list(host.weights(name, [lane]))) for name in host.weight_shapes}
-    arrays["hidden"] = np.stack([host.hidden_at(log, lane) for log in range(host.n_logs)])
-    return arrays
-
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny experiment as it stands, finished. Do not write into it."""
-    run = prepare(tiny(), tmp_path_factory.mktemp("base"))
-    run.run()
-    return folder_of(run)
+def base_trial(tmp_path_factory: pytest.TempPathFactory) -> OneTrial:
+    """The tiny experiment as it stands, finished, all lanes on one device. Do not write into its folder."""
+    (trial,) = prepare(tiny(), folder=tmp_path_factory.mktemp("base"))
+    trial.run()
+    return trial
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., TrialRun]:
-    """``prepare`` into a folder of the test's own."""
-    return lambda experiment, **options: prepare(experiment, tmp_path / "sweep", **options)
+def finished(tmp_path: Path) -> Callable[..., OneTrial]:
+    """Runs an experiment into a folder of the test's own, with the options of ``prepare``."""
+
+    def run(experiment: Mapping[str, Any], **options: Any) -> OneTrial:
+        (trial,) = prepare(experiment, folder=tmp_path / "sweep", **options)
+        trial.run()
+        return trial
+
+    return run
 
 
 @pytest.fixture

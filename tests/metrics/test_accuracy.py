@@ -158,8 +158,3 @@ def test_one_value_has_a_mean_and_no_standard_error() -> None:
 
 def test_no_value_has_neither() -> None:
     assert all(math.isnan(value) for value in mean_and_sem(np.array([NAN, NAN])))
-
-
-def test_means_are_taken_in_double_precision() -> None:
-    values = np.full(3, np.float32(0.1))
-    assert mean_and_sem(values)[0] == float(np.float32(0.1))

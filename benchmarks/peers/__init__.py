@@ -1,0 +1,1 @@
+"""What clray is measured against: scripts a researcher would write."""

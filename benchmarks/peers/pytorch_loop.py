@@ -1,0 +1,81 @@
+"""The loop a researcher would write in PyTorch: one network after the other, one batch after the other.
+
+    python -m benchmarks.peers.pytorch_loop --tasks 5 --repeats 2 --log-every 8
+
+Prints JSON: microseconds per step and repeat, logging included where it is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.data import digits_tasks
+
+
+def mlp(sizes: list[int]) -> nn.Sequential:
+    """Linear and ReLU layers; the last layer is the head."""
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes[:-2], sizes[1:-1], strict=True):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
+def train_repeat(tasks: list, hidden: list[int], epochs: int, batch: int, log_every: int, rate: float, device: str = "cpu") -> dict:  # type: ignore[type-arg]
+    """One network over all tasks; with ``log_every``, every so many batches all tasks are evaluated and states are kept."""
+    net = mlp([tasks[0][0].shape[1], *hidden, 2]).to(device)
+    body = net[:-1]
+    optimizer = torch.optim.SGD(net.parameters(), lr=rate)
+    loss_fn = nn.CrossEntropyLoss()
+    log: list[tuple[float, np.ndarray, dict[str, torch.Tensor]]] = []
+    steps = 0
+    for x, y, _, _ in tasks:
+        n_batches = 0
+        for _ in range(epochs):
+            order = torch.randperm(len(x), device=device)
+            for start in range(0, len(x) - batch + 1, batch):
+                rows = order[start : start + batch]
+                optimizer.zero_grad()
+                loss_fn(net(x[rows]), y[rows]).backward()
+                optimizer.step()
+                steps += 1
+                n_batches += 1
+                if log_every and n_batches % log_every == 0:
+                    with torch.no_grad():
+                        for _, _, test_x, test_y in tasks:
+                            hidden_state = body(test_x)
+                            accuracy = (net[-1](hidden_state).argmax(1) == test_y).float().mean().item()
+                            log.append((accuracy, hidden_state[:20].cpu().numpy(), {}))
+                        log.append((0.0, np.empty(0), {k: v.clone() for k, v in net.state_dict().items()}))
+        with torch.no_grad():
+            accuracies = [(net(test_x).argmax(1) == test_y).float().mean().item() for _, _, test_x, test_y in tasks]
+    return {"steps": steps, "accuracy": float(np.mean(accuracies)), "logs": len(log)}
+
+
+def main() -> None:
+    """Measures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tasks", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--log-every", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    per_repeat = []
+    for repeat in range(args.repeats + 1):
+        tasks = [tuple(map(torch.from_numpy, arrays)) for arrays in digits_tasks(args.tasks, repeat)]
+        start = time.perf_counter()
+        result = train_repeat(tasks, [256, 256], args.epochs, 32, args.log_every, 0.1)
+        if repeat:  # the first one warms up
+            per_repeat.append((time.perf_counter() - start) / result["steps"])
+    print(json.dumps({"us_per_step": float(np.median(per_repeat)) * 1e6, "accuracy": result["accuracy"], "threads": args.threads}))
+
+
+if __name__ == "__main__":
+    main()

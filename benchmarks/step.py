@@ -1,0 +1,111 @@
+"""Time per training step and repeat against the bare scan, the PyTorch loop and Avalanche.
+
+    python -m benchmarks.step [--avalanche]
+
+digits, MLP 64-256-256-2, batch 32, SGD, R = 8. ``CLRAY_BENCH_PYTHON`` names the Python that has avalanche-lib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.data import digits_experiment
+from benchmarks.peers import bare_scan
+from benchmarks.timing import interleave, peer, report
+from clray.process import available_cpus, configure_jax
+
+R, STEPS = 8, 80
+
+
+def clray_task(devices: list[jax.Device], log_frequency: int, tensors: bool = True, n_repeats: int = R) -> Any:
+    """A function that trains one task on the devices and waits; no files."""
+    from clray.documents import Document, parse_experiment
+    from clray.experiment import Member, TrialPack, _Sequence
+
+    class _Folders:
+        trial_id, log = "bench", None
+
+    data = digits_experiment(log_frequency=log_frequency, n_repeats=n_repeats)
+    if not tensors:
+        data["logging"] |= {"weights": False, "representations": "none"}
+    experiment = parse_experiment(Document("bench", data))
+    pack = TrialPack([Member(experiment, _Folders())], devices)  # type: ignore[arg-type]
+    sequence = _Sequence(pack, pack.members)
+    placed = sequence.lanes.place(sequence._build(0), sequence.row_of_lane)
+    states = sequence.lanes.init()
+    return lambda: jax.block_until_ready(sequence.lanes.train(states, placed, 0, 400))
+
+
+def bare_task(devices: list[jax.Device], n_repeats: int = R) -> Any:
+    """The same number of steps on the same devices as a bare scan, lanes spread evenly."""
+    width = n_repeats // len(devices)
+    rng = np.random.default_rng(0)
+    arguments = []
+    for device in devices:
+        images = rng.random((278, width, 64), np.float32)
+        labels = rng.integers(0, 2, (278, width)).astype(np.int32)
+        order = np.stack([np.stack([rng.permutation(278)[:256].reshape(8, 32) for _ in range(10)]).reshape(80, 32) for _ in range(width)], 1)
+        params = bare_scan.init((64, 256, 256, 2), width)
+        arguments.append(jax.device_put((params, images, labels, order.astype(np.int32), np.float32(0.1)), device))
+    return lambda: jax.block_until_ready([bare_scan.train(*given) for given in arguments])
+
+
+def whole_run(log_frequency: int, n_tasks: int = 25) -> float:
+    """Seconds per task of a whole run with files on disk, from the second task's commit on."""
+    from clray.documents import Document, parse_experiment
+    from clray.trials.job import Job, JobTrial, run_job
+
+    experiment = parse_experiment(Document("bench", digits_experiment(n_tasks, log_frequency=log_frequency)))
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as root:
+        job = Job(root, (JobTrial(experiment.trial_id(), experiment.plain(), 1),))
+        outcomes = run_job(job, lambda trial_id, event: times.append(time.perf_counter()))
+        assert outcomes[0].status == "done", outcomes
+    return (times[-1] - times[1]) / (len(times) - 2)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--avalanche", action="store_true")
+    parser.add_argument("--repetitions", type=int, default=15)
+    args = parser.parse_args()
+    configure_jax(available_cpus())
+    devices = jax.devices()
+    cases = {
+        "bare": bare_task(devices),
+        "bare, one device": bare_task(devices[:1]),
+        "clray, no logs": clray_task(devices, 80, tensors=False),
+        "clray, no logs, one device": clray_task(devices[:1], 80, tensors=False),
+        "clray, logs every 8": clray_task(devices, 8),
+    }
+    per = {name: seconds / STEPS / R * 1e6 for name, seconds in interleave(cases, args.repetitions).items()}
+    ends = [whole_run(80) / STEPS / R * 1e6 for _ in range(3)]
+    logs = [whole_run(8) / STEPS / R * 1e6 for _ in range(3)]
+    files, files_logs = float(np.median(ends)), float(np.median(logs))
+    loop = peer("benchmarks.peers.pytorch_loop", "--repeats", "3")["us_per_step"]
+    loop_logs = peer("benchmarks.peers.pytorch_loop", "--repeats", "3", "--log-every", "8")["us_per_step"]
+    bare = per["bare"]
+    rows = [
+        ("bare scan, all devices / one device", f"{bare:.0f} / {per['bare, one device']:.0f} us", ""),
+        ("steady step against the bare scan, no logging", f"{per['clray, no logs'] / bare:.2f} x", "<= 1.10 x"),
+        ("a log every 8 batches, core alone", f"{per['clray, logs every 8'] / bare:.2f} x", ""),
+        ("a log every 8 batches, files written", f"{files_logs:.0f} us, {files_logs / bare:.2f} x", "<= 1.4 x"),
+        ("evaluated at task ends, files written, against the PyTorch loop", f"{loop:.0f} / {files:.0f} us = {loop / files:.1f} x", ">= 7 x"),
+        ("logs every 8 batches, against the PyTorch loop", f"{loop_logs:.0f} / {files_logs:.0f} us = {loop_logs / files_logs:.1f} x", ">= 6.5 x"),
+        ("two CPU devices against one", f"{per['clray, no logs, one device'] / per['clray, no logs']:.2f} x", ">= 1.7 x"),
+    ]
+    if args.avalanche:
+        naive = peer("benchmarks.peers.avalanche_naive", "--repeats", "2")["us_per_step"]
+        rows.append(("evaluated at task ends, against Avalanche Naive", f"{naive:.0f} / {files:.0f} us = {naive / files:.1f} x", ">= 11 x"))
+    report("benchmarks.step", rows)
+
+
+if __name__ == "__main__":
+    main()
