@@ -27,6 +27,7 @@ from clray.store.upkeep import discard_uncommitted, prune_state, set_aside
 from clray.store.writer import FolderCommit, npy_bytes, write_once
 from clray.types import HostArray
 
+
 def trial_log(trial_id: str) -> logging.Logger:
     """The logger of one trial; the job that runs it writes what arrives there to the trial's own log file."""
     return logging.getLogger(f"clray.trial.{trial_id}")

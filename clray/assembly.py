@@ -15,7 +15,6 @@ from clray.sizes import Sizes
 from clray.strategies.finetune import Finetune
 from clray.types import HostArray
 
-
 EVAL_ROWS = 2048
 EVAL_ROWS_OF_IMAGES = 256
 """Samples evaluated in one pass: convolutions hold many copies of their input while they run."""
@@ -37,6 +36,7 @@ def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
         n_kept=sizes.n_kept,
         log_weights=experiment.logging.weights,
         reset_optimizer=experiment.training.reset_optimizer,
+        precision=experiment.training.precision,
         eval_rows=EVAL_ROWS_OF_IMAGES if experiment.model.takes_images else EVAL_ROWS,
     )
 

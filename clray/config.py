@@ -200,6 +200,7 @@ class Training(Table):
     steps: Count | None = Field(None, description="batches per task, instead of epochs")
     batch_size: Count = 32
     reset_optimizer: bool = Field(False, description="fresh optimizer state at the start of every task")
+    precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products on a GPU; weights stay float32")
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:

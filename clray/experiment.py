@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -19,15 +19,19 @@ import numpy as np
 from clray.artifacts import FolderWriter, TrialFolders
 from clray.assembly import baseline_spec, evaluation_pool, joint_spec, make_lanes, make_pools, make_spec, segment_batches, stack_lanes
 from clray.config import Experiment
-from clray.core.lanes import ChunkedLanes, HostLogs, plan_chunks
+from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, plan_chunks
 from clray.core.program import Lane, Pools, TaskArrays
 from clray.data.cache import open_dataset
 from clray.data.loader import TaskLoader
 from clray.data.order import task_order
 from clray.data.prefetch import prefetch
 from clray.data.sequence import draw_classes
+from clray.memory import segments_that_fit
 from clray.sizes import Sizes, sizes_of
 from clray.types import HostArray, Purpose
+
+LOG_SHARE = 0.3
+"""Part of the devices' memory that the logs of one task may fill; those of the next one are there at the same time."""
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -105,9 +109,16 @@ class TrialPack:
         members: trials whose experiments differ only in seed and traced hyperparameters.
         devices: JAX devices to use; default all of this process.
         width: lanes a chunk; see ``plan_chunks``.
+        log_bytes: memory that the logs of a task may fill on all devices together; default a share of what they have.
     """
 
-    def __init__(self, members: Sequence[Member], devices: Sequence[jax.Device] | None = None, width: int | None = None):
+    def __init__(
+        self,
+        members: Sequence[Member],
+        devices: Sequence[jax.Device] | None = None,
+        width: int | None = None,
+        log_bytes: int | None = None,
+    ):
         self.members = list(members)
         self.devices = list(devices or jax.local_devices())
         self.width = width
@@ -116,9 +127,12 @@ class TrialPack:
         experiment = members[0].experiment
         dataset = open_dataset(experiment.dataset)
         self.sizes = sizes_of(experiment, dataset.info)
-        self.spec = make_spec(experiment, self.sizes)
+        spec = make_spec(experiment, self.sizes)
+        available = log_bytes if log_bytes is not None else int(LOG_SHARE * sum(map(device_bytes, self.devices)))
+        segments = segments_that_fit(experiment, self.sizes, len(members), available)
+        self.spec = replace(spec, n_segments=segments)
         for member in members[1:]:
-            if make_spec(member.experiment, self.sizes) != self.spec:
+            if make_spec(member.experiment, self.sizes) != spec:
                 raise ValueError(f"{member.folders.trial_id} needs another program than {members[0].folders.trial_id}")
         self.draw_of = {m.experiment.seed: Draw(m.experiment, dataset, self.sizes) for m in members}
         pools = next(iter(self.draw_of.values())).loader.eval_pools()
@@ -208,7 +222,7 @@ class _Sequence:
             for task, arrays in zip(tasks, items, strict=True):
                 since = time.perf_counter()
                 data = self.lanes.place(arrays, self.row_of_lane)
-                states, logs = self.lanes.train(states, data, task, horizon)
+                states, logs = self._start(states, data, task, horizon)
                 experts = expert(data, task) if expert else None
                 self.seconds.add("compile" if task == first else "dispatch", since)
                 if pending is not None:
@@ -216,6 +230,24 @@ class _Sequence:
                 pending = flusher.submit(self._flush, task, states, logs, data, experts)
             if pending is not None:
                 pending.result()
+
+    def _start(self, states: Any, data: Any, task: int, horizon: int) -> tuple[Any, Callable[[], HostLogs]]:
+        """Starts a task; the returned function waits for its logs. Where they come in segments, only the last one is left to
+        wait for: the others had to make room on the device."""
+        earlier: list[HostLogs] = []
+        logs: Any = None
+        for segment in range(self.pack.spec.n_segments):
+            if segment:
+                earlier.append(self.lanes.fetch_logs(logs))
+            states, logs = self.lanes.train(states, data, task, horizon, segment)
+
+        def fetch() -> HostLogs:
+            whole = self.lanes.fetch_logs(logs)
+            for host in reversed(earlier):
+                whole = host.followed_by(whole)
+            return whole
+
+        return states, fetch
 
     def _build(self, task: int) -> TaskArrays:
         since = time.perf_counter()
@@ -226,12 +258,15 @@ class _Sequence:
 
     def _flush(self, task: int, states: Any, logs: Any, data: Any, experts: Callable[[], HostLogs] | None) -> None:
         since = time.perf_counter()
-        host = self.lanes.fetch_logs(logs)
+        jax.block_until_ready(states)
+        self.seconds.add("train", since)
+        since = time.perf_counter()
+        host = logs()
         state = self.lanes.fetch_state(states)
         expert_logs = experts() if experts else None
         for leaf in {id(leaf): leaf for leaf in jax.tree.leaves(data)}.values():
             leaf.delete()
-        self.seconds.add("train", since)
+        self.seconds.add("transfer", since)
         self._commit(f"task_{task:03d}", host, self.pack.steps, task=task, state=state, expert=expert_logs)
 
     def _commit(
@@ -334,6 +369,6 @@ def representation_blocks(host: HostLogs, lanes: Sequence[int], labels: HostArra
         lanes: of one trial.
         labels: (R, E, C) positions of the tasks' classes in the pool.
     """
-    for log_point in range(host.n_logs):
-        block = np.stack([host.hidden_at(log_point, lane)[own] for lane, own in zip(lanes, labels, strict=True)])
+    for hidden in host.hidden(lanes):
+        block = np.stack([states[own] for states, own in zip(hidden, labels, strict=True)])
         yield block.reshape(*block.shape[:2], -1, block.shape[-1])  # (R, E, C, S/C, H) to (R, E, S, H)

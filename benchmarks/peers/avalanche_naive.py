@@ -65,7 +65,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--results", type=Path, default=None, help="also write files there; all repeats count, nothing warms up")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     first = 0 if args.results else 1
     if args.results:
         args.results.mkdir(parents=True, exist_ok=True)

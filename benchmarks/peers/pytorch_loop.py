@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.data import digits_tasks
 
@@ -26,7 +29,20 @@ def mlp(sizes: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
 
-def train_repeat(tasks: list, hidden: list[int], epochs: int, batch: int, log_every: int, rate: float, device: str = "cpu") -> dict:  # type: ignore[type-arg]
+def batches(x: torch.Tensor, y: torch.Tensor, size: int, loader: bool) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One shuffled epoch: from a DataLoader, or by indexing tensors that are in memory already, which is faster."""
+    if loader:
+        yield from DataLoader(TensorDataset(x, y), batch_size=size, shuffle=True, drop_last=True)
+        return
+    order = torch.randperm(len(x), device=x.device)
+    for start in range(0, len(x) - size + 1, size):
+        rows = order[start : start + size]
+        yield x[rows], y[rows]
+
+
+def train_repeat(
+    tasks: list[Any], hidden: list[int], epochs: int, batch: int, log_every: int, rate: float, loader: bool = True, device: str = "cpu"
+) -> dict[str, Any]:
     """One network over all tasks; with ``log_every``, every so many batches all tasks are evaluated and states are kept."""
     net = mlp([tasks[0][0].shape[1], *hidden, 2]).to(device)
     body = net[:-1]
@@ -37,11 +53,9 @@ def train_repeat(tasks: list, hidden: list[int], epochs: int, batch: int, log_ev
     for x, y, _, _ in tasks:
         n_batches = 0
         for _ in range(epochs):
-            order = torch.randperm(len(x), device=device)
-            for start in range(0, len(x) - batch + 1, batch):
-                rows = order[start : start + batch]
+            for batch_x, batch_y in batches(x, y, batch, loader):
                 optimizer.zero_grad()
-                loss_fn(net(x[rows]), y[rows]).backward()
+                loss_fn(net(batch_x), batch_y).backward()
                 optimizer.step()
                 steps += 1
                 n_batches += 1
@@ -64,14 +78,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--log-every", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--loader", action=argparse.BooleanOptionalAction, default=True, help="a DataLoader, or tensors indexed by hand")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     per_repeat = []
     for repeat in range(args.repeats + 1):
         tasks = [tuple(map(torch.from_numpy, arrays)) for arrays in digits_tasks(args.tasks, repeat)]
         start = time.perf_counter()
-        result = train_repeat(tasks, [256, 256], args.epochs, 32, args.log_every, 0.1)
+        result = train_repeat(tasks, [256, 256], args.epochs, 32, args.log_every, 0.1, args.loader)
         if repeat:  # the first one warms up
             per_repeat.append((time.perf_counter() - start) / result["steps"])
     print(json.dumps({"us_per_step": float(np.median(per_repeat)) * 1e6, "accuracy": result["accuracy"], "threads": args.threads}))

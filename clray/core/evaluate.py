@@ -52,7 +52,7 @@ def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools) -> Evaluati
             return spec.pure_model.apply(state.params, state.model_state, rows, train=False, key=None)[:2]
 
         logits, hidden = jax.lax.map(one, blocks)
-        return tuple(out.reshape(1, n_blocks * size, -1)[:, :per_class] for out in (logits, hidden))  # type: ignore[return-value]
+        return tuple(out.reshape(1, n_blocks * size, -1)[:, :per_class] for out in (logits, hidden))
 
     def count(logits: Array, hidden: Array) -> tuple[Array, Array, Array]:
         predicted = jnp.argmax(logits, axis=-1)

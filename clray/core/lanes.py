@@ -8,7 +8,8 @@ lane's result on its neighbours or on the number of devices. On CPU narrow chunk
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,6 +55,14 @@ def plan_chunks(n_lanes: int, devices: Sequence[jax.Device], width: int | None =
     return tuple(chunks)
 
 
+def device_bytes(device: jax.Device) -> int:
+    """Memory that programs can use on a device; CPU devices share that of the machine."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // max(1, len(jax.local_devices(backend="cpu")))
+
+
 class ChunkedLanes:
     """A lanes of one program, spread over devices.
 
@@ -87,7 +96,7 @@ class ChunkedLanes:
             (evaluate_lanes(self.spec, state, lanes, self.pools_on[chunk.device]), state.params if self.spec.log_weights else {})
             for chunk, state, lanes in zip(self.chunks, states, self.lanes_of, strict=True)
         ]
-        return HostLogs([_as_logs(*part) for part in to_host(parts)], self.chunks)
+        return HostLogs([[_as_logs(*part) for part in to_host(parts)]], self.chunks)
 
     def place(self, data: TaskArrays, row_of_lane: Sequence[int]) -> list[TaskArrays]:
         """Puts a task's data on the devices.
@@ -112,11 +121,12 @@ class ChunkedLanes:
         return placed
 
     def train(
-        self, states: Sequence[LaneState], data: Sequence[TaskArrays], task: int, horizon: int
+        self, states: Sequence[LaneState], data: Sequence[TaskArrays], task: int, horizon: int, segment: int = 0
     ) -> tuple[list[LaneState], list[TaskLogs]]:
-        """Starts the training of one task on all devices and returns at once; results are computed in the background."""
+        """Starts the training of one task (or a segment of it) on all devices and returns at once."""
+        numbers = np.int32(task), np.int32(horizon), np.int32(segment)
         out = [
-            train_task(self.spec, state, lanes, self.pools_on[chunk.device], rows, np.int32(task), np.int32(horizon))
+            train_task(self.spec, state, lanes, self.pools_on[chunk.device], rows, *numbers)
             for chunk, state, lanes, rows in zip(self.chunks, states, self.lanes_of, data, strict=True)
         ]
         return [state for state, _ in out], [logs for _, logs in out]
@@ -144,8 +154,8 @@ class ChunkedLanes:
         return [to_device(_rows(whole, chunk), chunk.device) for chunk in self.chunks]
 
     def fetch_logs(self, logs: Sequence[TaskLogs]) -> HostLogs:
-        """One transfer of everything a task produced."""
-        return HostLogs(to_host(list(logs)), self.chunks)
+        """One transfer of everything that a task, or a segment of it, produced."""
+        return HostLogs([to_host(list(logs))], self.chunks)
 
     def _gather(self, parts: Sequence[Any], axis: int) -> Any:
         return gather_lanes(parts, self.chunks, axis)
@@ -188,34 +198,45 @@ class LaneEvaluations(NamedTuple):
 
 
 class HostLogs:
-    """What a task produced, on the host, still in chunks: large tensors are joined one log point at a time."""
+    """What a task produced, on the host, still in segments and chunks: large tensors are joined one log point at a time."""
 
-    def __init__(self, parts: Sequence[TaskLogs], chunks: Sequence[Chunk]):
-        self._parts = parts
+    def __init__(self, segments: Sequence[Sequence[TaskLogs]], chunks: Sequence[Chunk]):
+        """Args: segments: logs of each segment of a task in turn, a chunk each."""
+        self._segments = [list(parts) for parts in segments]
+        self._chunks = chunks
         self._where = {
             lane: (part, row) for part, chunk in enumerate(chunks) for row, lane in enumerate(chunk.lanes[: chunk.n_real])
         }
-        logged = gather_lanes([{name: getattr(part, name) for name in ON_LOGS} for part in parts], chunks, axis=1)
+        joined = [gather_lanes([{name: getattr(part, name) for name in ON_LOGS} for part in parts], chunks, axis=1) for parts in segments]
+        logged = {name: np.concatenate([each[name] for each in joined]) for name in ON_LOGS}
         self.accuracy: HostArray = logged["accuracy"]  # [L, A, E]
         self.loss: HostArray = logged["loss"]  # [L, A, E]
         self.train_accuracy: HostArray = logged["train_accuracy"]  # [L, A]
         self.train_loss: HostArray = logged["train_loss"]  # [L, A]
-        self.end_accuracy, self.end_loss = gather_lanes([(p.end_accuracy, p.end_loss) for p in parts], chunks, axis=0)  # [A, E]
+        ends = [(part.end_accuracy, part.end_loss) for part in segments[-1]]
+        self.end_accuracy, self.end_loss = gather_lanes(ends, chunks, axis=0)  # [A, E]
         self.n_logs: int = self.accuracy.shape[0]
-        self.weight_shapes: dict[str, tuple[int, ...]] = {name: leaf.shape[2:] for name, leaf in parts[0].weights.items()}
+        self.weight_shapes: dict[str, tuple[int, ...]] = {name: leaf.shape[2:] for name, leaf in segments[0][0].weights.items()}
+
+    def followed_by(self, later: HostLogs) -> HostLogs:
+        """The logs of this segment and of the next ones as one."""
+        return HostLogs([*self._segments, *later._segments], self._chunks)
 
     def of_lanes(self, lanes: range) -> LaneEvaluations:
         """The evaluations of neighbouring lanes."""
         own = slice(lanes.start, lanes.stop)
         return LaneEvaluations(self.accuracy[:, own], self.loss[:, own], self.end_accuracy[own], self.end_loss[own])
 
-    def hidden_at(self, log: int, lane: int) -> HostArray:
-        """[U, S/C, H] of one lane at one log point."""
-        part, row = self._where[lane]
-        return self._parts[part].hidden[log, row]
-
-    def weights(self, name: str, lanes: Iterable[int]) -> Iterable[HostArray]:
-        """[len(lanes), *shape] at each log point in turn."""
+    def hidden(self, lanes: Sequence[int]) -> Iterator[list[HostArray]]:
+        """At each log point in turn [U, S/C, H] of every lane."""
         places = [self._where[lane] for lane in lanes]
-        for log in range(self.n_logs):
-            yield np.stack([self._parts[part].weights[name][log, row] for part, row in places])
+        for parts in self._segments:
+            for log in range(len(parts[0].accuracy)):
+                yield [parts[part].hidden[log, row] for part, row in places]
+
+    def weights(self, name: str, lanes: Sequence[int]) -> Iterator[HostArray]:
+        """At each log point in turn [len(lanes), *shape]."""
+        places = [self._where[lane] for lane in lanes]
+        for parts in self._segments:
+            for log in range(len(parts[0].accuracy)):
+                yield np.stack([parts[part].weights[name][log, row] for part, row in places])

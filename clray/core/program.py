@@ -28,6 +28,8 @@ class Spec:
         log_frequency: batches between log points.
         n_kept: S/C, samples of each class whose hidden states are logged; 0 logs none.
         log_weights: whether parameters are logged.
+        n_segments: calls in which a task is trained; divides L. More than 1 where the logs of a task do not fit on the device.
+        precision: of matrix products: float32, tf32 or bfloat16.
         eval_rows: most samples that are evaluated in one pass; whole classes where they fit.
     """
 
@@ -44,7 +46,9 @@ class Spec:
     n_kept: int
     log_weights: bool
     reset_optimizer: bool = False
+    n_segments: int = 1
     eval_rows: int = 2048
+    precision: str = "float32"
 
     @property
     def batches_per_epoch(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,12 @@ from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLog
 from clray.core.step import Clock, StepLog, context, lane_key, optimizer_of, train_step
 from clray.strategies.base import TaskData
 from clray.types import Array, Purpose
+
+
+Carry = TypeVar("Carry")
+
+PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
+"""Matrix products of float32 arrays on a GPU: in full, with inputs rounded to 10 bits of mantissa, or to 7. CPUs ignore it."""
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "purpose"))
@@ -35,26 +43,38 @@ def init_lanes(spec: Spec, lanes: Lane, task: Array, purpose: Purpose = Purpose.
 @functools.partial(jax.jit, static_argnames=("spec",))
 def evaluate_lanes(spec: Spec, state: LaneState, lanes: Lane, pools: Pools) -> Evaluation:
     """Evaluates W lanes outside training: a leading axis W on every leaf."""
-    return jax.vmap(evaluate, in_axes=(None, 0, 0, None))(spec, state, lanes, pools)
+    with jax.default_matmul_precision(PRECISIONS[spec.precision]):
+        return _evaluate_all(spec, state, lanes, pools)
 
 
 @functools.partial(jax.jit, static_argnames=("spec",))
 def train_task(
-    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, data: TaskArrays, task: Array, horizon: Array
+    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, data: TaskArrays, task: Array, horizon: Array, segment: Array
 ) -> tuple[LaneState, TaskLogs]:
-    """Trains W lanes on one task.
+    """Trains W lanes on one task, or on one of the equal segments of its logs where all logs would not fit on the device.
 
     Args:
         spec: static; equal specs and shapes compile once.
         data: of the task; its order has one row a batch.
         task: int32 scalar, number of the task.
         horizon: int32 scalar, batches of the whole sequence (for schedules over it).
+        segment: int32 scalar, 0 to ``spec.n_segments - 1``, called in this order.
 
     Returns:
-        The state after the task's last batch, and the logs of the task.
+        The state after the segment's last batch, and its logs (L / n_segments of them); the evaluation after the task's last
+        batch is that of the last segment.
     """
+    with jax.default_matmul_precision(PRECISIONS[spec.precision]):
+        return _train(spec, state, lanes, pools, data, task, horizon, segment)
+
+
+def _train(
+    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, data: TaskArrays, task: Array, horizon: Array, segment: Array
+) -> tuple[LaneState, TaskLogs]:
     images, labels, order = data
-    state = jax.vmap(_begin_task, in_axes=(None, 0, 0, None))(spec, state, lanes, task)
+    is_first, is_last = segment == 0, segment == spec.n_segments - 1
+    begin = jax.vmap(_begin_task, in_axes=(None, 0, 0, None))
+    state = _only(spec, is_first, lambda state: begin(spec, state, lanes, task), state)
     step = jax.vmap(functools.partial(train_step, spec), in_axes=(0, 0, None, 0, 0, None))
     take = jax.vmap(lambda rows, chosen: rows[chosen], in_axes=(1, 0))  # [N, W, ...], [W, B] -> [W, B, ...]
 
@@ -67,21 +87,36 @@ def train_task(
         weights = state.params if spec.log_weights else {}
         return state, (jax.tree.map(lambda x: x.mean(axis=0), log), _evaluate_all(spec, state, lanes, pools), weights)
 
+    def finish(carry: tuple[LaneState, Evaluation]) -> tuple[LaneState, Evaluation]:
+        state, end = carry
+        if n_logged < spec.total_batches:
+            state, _ = jax.lax.scan(one_batch, state, (numbers[n_logged:], order[n_logged:]))
+            end = _evaluate_all(spec, state, lanes, pools)._replace(hidden=end.hidden)
+        ended = jax.vmap(_end_task, in_axes=(None, 0, 0, None, 1, 1, None))
+        return ended(spec, state, lanes, pools, images, labels, task), end
+
     n_logged = spec.n_logs * spec.log_frequency
+    per_segment = spec.n_logs // spec.n_segments
     numbers = jnp.arange(spec.total_batches, dtype=jnp.int32)
     windows = jax.tree.map(
-        lambda x: x[:n_logged].reshape(spec.n_logs, spec.log_frequency, *x.shape[1:]), (numbers, order)
+        lambda x: jax.lax.dynamic_slice_in_dim(
+            x[:n_logged].reshape(spec.n_logs, spec.log_frequency, *x.shape[1:]), segment * per_segment, per_segment
+        ),
+        (numbers, order),
     )
     state, (train, logged, weights) = jax.lax.scan(one_log, state, windows)
-    if n_logged < spec.total_batches:
-        state, _ = jax.lax.scan(one_batch, state, (numbers[n_logged:], order[n_logged:]))
-        end = _evaluate_all(spec, state, lanes, pools)
-    else:
-        end = jax.tree.map(lambda x: x[-1], logged)
-    state = jax.vmap(_end_task, in_axes=(None, 0, 0, None, 1, 1, None))(spec, state, lanes, pools, images, labels, task)
+    last = jax.tree.map(lambda x: x[-1], logged)
+    state, end = _only(spec, is_last, finish, (state, last))
     return state, TaskLogs(
         logged.accuracy, logged.loss, train.accuracy, train.loss, logged.hidden, weights, end.accuracy, end.loss
     )
+
+
+def _only(spec: Spec, when: Array, function: Callable[[Carry], Carry], carry: Carry) -> Carry:
+    """Applies ``function`` in one segment of a task only; a real branch, as the condition has no lane axis."""
+    if spec.n_segments == 1:
+        return function(carry)
+    return jax.lax.cond(when, function, lambda same: same, carry)
 
 
 def _evaluate_all(spec: Spec, state: LaneState, lanes: Lane, pools: Pools) -> Evaluation:

@@ -13,6 +13,8 @@ changes. In the order in which the core calls them:
 ``end_task``     after the last batch of every task, with all of the task's training data
 
 Rows that ``batch`` appends come after the B rows of the task, which stay first: training accuracy is counted on those.
+``batch`` sees images in the source's dtype, as they are stored; they are scaled after it, old and new rows alike, and every
+later hook sees them scaled. Only ratios of sample weights matter: the loss is sum(weights * losses) / sum(weights).
 """
 
 from __future__ import annotations
@@ -25,15 +27,40 @@ from clray.types import Array, Batch, Hyper, Params
 StrategyState = Any
 
 
+class StaticSizes(NamedTuple):
+    """What is fixed when the program is compiled: the shapes that states may be made of.
+
+    Attributes:
+        n_tasks: T.
+        classes_per_task: C.
+        n_outputs: O, logits of the network.
+        n_train: N.
+        batch_size: B.
+        input_shape: of one sample: (D,) or (height, width, channels).
+        dtype: of unscaled images, uint8 or float32.
+    """
+
+    n_tasks: int
+    classes_per_task: int
+    n_outputs: int
+    n_train: int
+    batch_size: int
+    input_shape: tuple[int, ...]
+    dtype: str
+
+
 class Context(NamedTuple):
     """What a hook may look at besides its state.
 
     Attributes:
         hyper: the strategy's own traced options, by field name, scalars.
-        task: number of the task, int32 scalar.
+        task: number of the task, int32 scalar, the same in all lanes.
         batch: number of the batch within the task, from 0, int32 scalar (0 in hooks called once a task).
-        key: random key for this call of this strategy. Consume it once; split it for more.
+        key: random key for this call of this hook of this strategy. Consume it once; split it for more.
         forward: ``(params, images [B, ...]) -> (logits [B, O], hidden [B, H])`` in evaluation mode, scaled images.
+        scale: ``images -> images``: the source's dtype to the float32 input of the network.
+        losses: ``(logits [B, O], batch) -> [B]``: cross-entropy of each row; what the core takes the weighted mean of.
+        sizes: static sizes.
     """
 
     hyper: Hyper
@@ -41,6 +68,9 @@ class Context(NamedTuple):
     batch: Array
     key: Array
     forward: Callable[[Params, Array], tuple[Array, Array]]
+    scale: Callable[[Array], Array]
+    losses: Callable[[Array, Batch], Array]
+    sizes: StaticSizes
 
 
 class TaskData(NamedTuple):
@@ -48,11 +78,20 @@ class TaskData(NamedTuple):
 
     images: Array  # [N, D] or [N, height, width, channels], source dtype, unscaled
     labels: Array  # [N] int32
-    scale: Callable[[Array], Array]  # source dtype to the float32 input of the model
 
 
-def _init(params: Params) -> StrategyState:
-    del params
+class Step(NamedTuple):
+    """What happened on one batch."""
+
+    before: Params
+    after: Params
+    gradient: Params  # what the optimizer got
+    logits: Array  # [rows, O] of all rows of the batch, before the parameters moved
+    batch: Batch
+
+
+def _init(params: Params, sizes: StaticSizes) -> StrategyState:
+    del params, sizes
     return ()
 
 
@@ -76,8 +115,8 @@ def _gradient(state: StrategyState, gradient: Params, params: Params, batch: Bat
     return gradient
 
 
-def _after_step(state: StrategyState, before: Params, after: Params, gradient: Params, batch: Batch, ctx: Context) -> StrategyState:
-    del before, after, gradient, batch, ctx
+def _after_step(state: StrategyState, step: Step, ctx: Context) -> StrategyState:
+    del step, ctx
     return state
 
 
@@ -93,12 +132,12 @@ class Strategy(NamedTuple):
     States are pytrees of arrays whose structure, shapes and dtypes never change.
     """
 
-    init: Callable[[Params], StrategyState] = _init
+    init: Callable[[Params, StaticSizes], StrategyState] = _init
     begin_task: Callable[[StrategyState, Params, Context], tuple[StrategyState, Params]] = _begin_task
     batch: Callable[[StrategyState, Batch, Context], tuple[StrategyState, Batch]] = _batch
     penalty: Callable[[StrategyState, Params, Array, Batch, Context], Array | float] = _penalty
     gradient: Callable[[StrategyState, Params, Params, Batch, Context], Params] = _gradient
-    after_step: Callable[[StrategyState, Params, Params, Params, Batch, Context], StrategyState] = _after_step
+    after_step: Callable[[StrategyState, Step, Context], StrategyState] = _after_step
     end_task: Callable[[StrategyState, Params, TaskData, Context], StrategyState] = _end_task
 
 
@@ -141,12 +180,12 @@ def chain(strategies: Sequence[Strategy]) -> Strategy:
             gradient = strategy.gradient(state, gradient, params, batch, each(ctx, i))
         return gradient
 
-    def after_step(
-        states: StrategyState, before: Params, after: Params, gradient: Params, batch: Batch, ctx: Context
-    ) -> StrategyState:
+    def init(params: Params, sizes: StaticSizes) -> StrategyState:
+        return tuple(strategy.init(params, sizes) for strategy in strategies)
+
+    def after_step(states: StrategyState, step: Step, ctx: Context) -> StrategyState:
         return tuple(
-            strategy.after_step(state, before, after, gradient, batch, each(ctx, i))
-            for i, (strategy, state) in enumerate(zip(strategies, states, strict=True))
+            strategy.after_step(state, step, each(ctx, i)) for i, (strategy, state) in enumerate(zip(strategies, states, strict=True))
         )
 
     def end_task(states: StrategyState, params: Params, data: TaskData, ctx: Context) -> StrategyState:
@@ -155,7 +194,4 @@ def chain(strategies: Sequence[Strategy]) -> Strategy:
             for i, (strategy, state) in enumerate(zip(strategies, states, strict=True))
         )
 
-    return Strategy(
-        lambda params: tuple(strategy.init(params) for strategy in strategies),
-        begin_task, batch, penalty, gradient, after_step, end_task,
-    )
+    return Strategy(init, begin_task, batch, penalty, gradient, after_step, end_task)

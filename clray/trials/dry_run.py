@@ -1,62 +1,91 @@
-"""What a sweep would do: its trials and what they need, from the file alone."""
+"""What a sweep would do: its trials, how many programs they need, and what they cost; from the file and what is finished already."""
 
 from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from clray.display import count, show_bytes, show_value
-from clray.trials.estimate import Estimate, estimate
+from clray.display import count, show_age, show_bytes, show_value
+from clray.store.filesystem import Storage
+from clray.store.layout import SweepLayout
+from clray.memory import Estimate, estimate
+from clray.trials.expand import Trial
+from clray.trials.pack import pack_key
 from clray.trials.plan import Plan
 from clray.trials.status import FINISHED, read_status
 from clray.trials.sweep import sweep_root
+from clray.trials.table import read_rows
 
 SHOWN = 40
 
 
 def print_dry_run(plan: Plan, output: str) -> None:
-    """Prints trials, their number, and estimates of disk, host and device memory."""
+    """Prints trials, their number, and estimates of disk, host and device memory, and of time once a trial is finished."""
     console = Console(width=None if Console().is_terminal else 200)
     storage = sweep_root(output, plan.name)
-    estimates: dict[object, Estimate] = {}
-    needs: list[Estimate | None] = []
-    for trial in plan.trials:
-        sizes = plan.sizes[trial.trial_id]
-        if sizes is None:
-            needs.append(None)
-            continue
-        key = (trial.experiment.model, trial.experiment.optimizer.structure(), trial.experiment.strategy, trial.experiment.logging,
-               trial.experiment.baselines, sizes)  # fmt: skip
-        if key not in estimates:
-            estimates[key] = estimate(trial.experiment, sizes)
-        needs.append(estimates[key])
-    there = set(storage.list_names("trials"))
-    done = sum(_is_done(plan, storage, trial.trial_id) for trial in plan.trials if trial.trial_id in there)
-    params = list(dict.fromkeys(key for trial in plan.trials for key in trial.params))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("trial", *params, "parameters", "disk", "host", "device"):
-        table.add_column(title, justify="left" if title == "trial" else "right", no_wrap=True)
-    for trial, need in list(zip(plan.trials, needs, strict=True))[:SHOWN]:
-        shown = (f"{need.parameters:,}", *map(show_bytes, (need.disk, need.host, need.device))) if need else ("?",) * 4
-        table.add_row(trial.trial_id, *(show_value(trial.params[key]) if key in trial.params else "" for key in params), *shown)
-    console.print(table)
+    programs, needs = _needs(plan)
+    console.print(_table(plan.trials[:SHOWN], needs))
     if len(plan.trials) > SHOWN:
         console.print(f"... and {len(plan.trials) - SHOWN} more", highlight=False)
-    known = [need for need in needs if need]
+    done = _finished(plan, storage)
     merged = f" ({plan.n_points} points, equal ones merged)" if plan.n_points > len(plan.trials) else ""
-    to_run = f"{done} finished before, {len(plan.trials) - done} to run in {storage.display}/"
-    console.print(f"{count(len(plan.trials), 'trial')}{merged}, {to_run}", highlight=False, soft_wrap=True)
+    shared = f"{count(programs, 'compiled program')} for all"
+    to_run = f"{len(done)} finished before, {len(plan.trials) - len(done)} to run in {storage.display}/"
+    console.print(f"{count(len(plan.trials), 'trial')}{merged}, {shared}; {to_run}", highlight=False, soft_wrap=True)
+    known = [need for need in needs if need]
     if known:
         console.print(
             f"disk {show_bytes(sum(need.disk for need in known))} in all; of one trial at most: host "
             f"{show_bytes(max(need.host for need in known))} beside JAX itself, device {show_bytes(max(need.device for need in known))}",
             highlight=False,
         )
+    _print_time(console, plan, storage, done)
     if len(known) < len(needs):
         console.print("? : not known before the data set is prepared; see clray data prepare", highlight=False)
 
 
-def _is_done(plan: Plan, storage, trial_id: str) -> bool:  # type: ignore[no-untyped-def]
-    from clray.store.layout import SweepLayout
+def _needs(plan: Plan) -> tuple[int, list[Estimate | None]]:
+    """The number of different programs, and an estimate a trial. Trials of one program need the same."""
+    estimates: dict[str, Estimate | None] = {}
+    needs = []
+    for trial in plan.trials:
+        key = pack_key(trial.experiment)
+        if key not in estimates:
+            sizes = plan.sizes[trial.trial_id]
+            estimates[key] = estimate(trial.experiment, sizes) if sizes else None
+        needs.append(estimates[key])
+    return len(estimates), needs
 
-    return read_status(storage, SweepLayout().trial(trial_id), driver_alive=False, commits=False).status in FINISHED
+
+def _table(trials: Sequence[Trial], needs: Sequence[Estimate | None]) -> Table:
+    params = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("trial", *params, "parameters", "disk", "host", "device"):
+        table.add_column(title, justify="left" if title == "trial" else "right", no_wrap=True)
+    for trial, need in zip(trials, needs, strict=False):
+        shown = (f"{need.parameters:,}", *map(show_bytes, (need.disk, need.host, need.device))) if need else ("?",) * 4
+        table.add_row(trial.trial_id, *(show_value(trial.params[key]) if key in trial.params else "" for key in params), *shown)
+    return table
+
+
+def _finished(plan: Plan, storage: Storage) -> set[str]:
+    layout = SweepLayout()
+    there = set(storage.list_names(layout.trials))
+    begun = [trial.trial_id for trial in plan.trials if trial.trial_id in there]
+    return {name for name in begun if read_status(storage, layout.trial(name), driver_alive=False, commits=False).status in FINISHED}
+
+
+def _print_time(console: Console, plan: Plan, storage: Storage, done: set[str]) -> None:
+    """By the trials that are finished; nothing before the first."""
+    if not done or len(done) == len(plan.trials):
+        return
+    seconds = [row["seconds"] for row in read_rows(storage, SweepLayout()) if row["trial_id"] in done and row["seconds"]]
+    if seconds:
+        each, left = statistics.median(seconds), len(plan.trials) - len(done)
+        console.print(
+            f"time {show_age(each * left)} on one slot: {count(left, 'trial')} at {each:.1f} s, the median of {len(seconds)} finished",
+            highlight=False,
+        )

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from clray.errors import ConfigError, HeldError, UserError
+from clray.errors import ConfigError, HeldError, OutputError, ResourceError, UserError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
+from clray.trials.job import OnEvent
 from clray.trials.plan import Plan, plan_run, plan_sweep
 from clray.trials.runner_local import LocalRunner
 from clray.trials.status import is_alive, read_json
-from clray.trials.job import OnEvent
 from clray.trials.sweep import SweepResult, run_plan, sweep_root
 
 if TYPE_CHECKING:
     from clray.config import Experiment
     from clray.results import SweepResults
+
+CONNECT_SECONDS = 5.0
 
 
 def quiet(trial_id: str, event: Mapping[str, Any]) -> None:
@@ -34,21 +37,55 @@ def execute(
     Raises:
         UserError: see ``run_plan``.
     """
-    storage = sweep_root(output, plan.name)
+    storage = checked_output(output, plan.name)
     refuse_second_driver(storage, force)
     runner: Any
     if local:
         prepare_data(plan)
         runner = LocalRunner()
     else:
-        if not storage.is_local and storage.root.startswith("memory:"):
+        if storage.root.startswith("memory:"):
             raise ConfigError("--output memory://: lives inside one process, and Ray's workers are others; use a folder, s3://, or --local")
         if address is None:
             prepare_data(plan)
+        else:
+            check_address(address)
         from clray.trials.runner_ray import RayRunner
 
         runner = RayRunner(plan.sweep.resources, address)
     return run_plan(plan, storage, runner, on_event, retry_failed)
+
+
+def checked_output(output: str, name: str) -> Storage:
+    """Where the sweep's files go, known to be writable.
+
+    Raises:
+        OutputError: it is not.
+    """
+    try:
+        storage = sweep_root(output, name)
+        storage.check_writable()
+    except OutputError as error:
+        raise OutputError(f"--output: {error}") from None
+    return storage
+
+
+def check_address(address: str) -> None:
+    """Asks whether anything listens at ``host:port``; Ray itself would ask for minutes.
+
+    Raises:
+        ResourceError: nothing does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ResourceError(
+            f"--address {address}: no Ray cluster answers there ({reason}). Start one with 'ray start --head', or leave --address out"
+        ) from None
 
 
 def refuse_second_driver(storage: Storage, force: bool) -> None:

@@ -16,7 +16,7 @@ from clray.documents import parse_experiment, parse_sweep, parse_value, read_swe
 from clray.errors import ConfigError
 from clray.places import Document, join_place
 from clray.sizes import Sizes, sizes_of
-from clray.trials.expand import Trial, axis_place, expand, fingerprint_at, reaches_into, swept_keys
+from clray.trials.expand import Trial, axis_place, count_points, expand, fingerprint_at, reaches_into, swept_keys
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Plan:
     def name(self) -> str:
         """Name of the sweep and of its folder."""
         return self.sweep.name
+
+    @property
+    def n_points(self) -> int:
+        """Points of the sweep, before equal ones are merged."""
+        return count_points(self.sweep)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -12,14 +12,16 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from clray.config import Experiment
 from clray.errors import OutputError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
-from clray.trials.estimate import estimate
+from clray.memory import estimate
 from clray.trials.expand import Trial
 from clray.trials.job import Job, JobTrial, OnEvent, Outcome, now
 from clray.trials.pack import make_packs
@@ -129,9 +131,17 @@ def make_jobs(plan: Plan, todo: Sequence[Trial], statuses: Mapping[str, TrialSta
         return memory * sizes.n_repeats // max(need.device, need.host)
 
     return [
-        Job(root, tuple(JobTrial(t.trial_id, t.experiment.plain(), statuses[t.trial_id].attempts + 1) for t in pack))
+        Job(root, tuple(JobTrial(t.trial_id, travelling(t.experiment), statuses[t.trial_id].attempts + 1) for t in pack))
         for pack in make_packs(todo, runner.slots(), plan.sweep.resources.max_lanes, lanes_that_fit)
     ]
+
+
+def travelling(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain data that means the same in another working directory."""
+    plain = experiment.plain()
+    if plain["dataset"].get("root"):
+        plain["dataset"]["root"] = str(Path(plain["dataset"]["root"]).expanduser().absolute())
+    return plain
 
 
 def _record(

@@ -1,0 +1,151 @@
+"""What a trial will need, by arithmetic on its sizes: bytes on disk, on the host and on the device.
+
+Shapes come from abstract evaluation: no backend is started, nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clray.assembly import evaluation_pool, make_lanes, make_spec
+from clray.config import Experiment
+from clray.core.program import Spec
+from clray.core.task import init_lanes
+from clray.errors import ResourceError
+from clray.sizes import Sizes
+
+FLOAT = 4
+METRICS_ROW_BYTES = 18
+"""step 4, repeat 2, eval_task 4, accuracy 4, loss 4: before compression."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of one trial, all R repeats.
+
+    Attributes:
+        parameters: number of trainable parameters of one network.
+        disk: everything written, before the compression of tables.
+        state: parameters, optimizer and strategy.
+        data: training data of one task with its order.
+        pools: evaluation images, once a device whatever R is.
+        logs: what one task leaves on the device before it is fetched.
+        temporary: activations and gradients while a step or an evaluation runs.
+        host_block: the largest block that is put together on the host to write a tensor.
+    """
+
+    parameters: int
+    disk: int
+    state: int
+    data: int
+    pools: int
+    logs: int
+    temporary: int
+    host_block: int
+
+    @property
+    def program(self) -> int:
+        """Arguments, outputs and temporaries of the compiled training program: what XLA counts for it."""
+        return 2 * self.state + self.data + self.pools + self.logs + self.temporary
+
+    @property
+    def device(self) -> int:
+        """The most that is on the devices at once: while a task trains, the next one's data is there, and the last one's logs."""
+        return self.program + self.data + self.logs + self.state
+
+    @property
+    def host(self) -> int:
+        """The most in the memory of the process beside JAX itself and a device that is the host."""
+        return 2 * self.data + self.logs + self.host_block + self.pools
+
+
+def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
+    """Estimates one trial from its sizes."""
+    spec = make_spec(experiment, sizes)
+    n_params, state, hidden = _shapes(spec, experiment)
+    largest, total = _activations(spec)
+    repeats, logs, evaluated = sizes.n_repeats, sizes.n_logs, sizes.n_eval_tasks
+    weights = n_params * FLOAT * repeats if experiment.logging.weights else 0
+    rows = repeats * evaluated * METRICS_ROW_BYTES
+    dense = repeats * evaluated * sizes.n_kept * sizes.classes_per_task * hidden * FLOAT
+    snapshot = 2 * rows + weights + dense
+    per_task = logs * (rows + weights + dense + repeats * 14) + rows
+    kept = repeats * sizes.n_pool_classes * sizes.n_kept * hidden * FLOAT
+    sample = math.prod(sizes.input_shape) * np.dtype(sizes.dtype).itemsize
+    eval_rows = min(sizes.n_pool * sizes.n_pool_classes, spec.eval_rows)
+    # Training holds all activations of a batch for the gradient and works on half as much again, evaluation on two layers.
+    temporary = int(repeats * FLOAT * max(1.5 * sizes.batch_size * total + n_params, eval_rows * largest))
+    return Estimate(
+        parameters=n_params,
+        disk=sizes.n_tasks * per_task + (1 + ("joint" in experiment.baselines)) * snapshot + 2 * state * repeats,
+        state=state * repeats,
+        data=sizes.n_train * repeats * (sample + 4) + repeats * sizes.total_batches * sizes.batch_size * 4,
+        pools=sizes.n_classes * sizes.n_pool * sample,
+        logs=logs * (kept + weights + repeats * (2 * evaluated + 2) * FLOAT),
+        temporary=temporary,
+        host_block=max(dense, weights),
+    )
+
+
+def segments_that_fit(experiment: Experiment, sizes: Sizes, n_trials: int, available: int) -> int:
+    """In how many equal segments a task's logs must be taken so that those of two tasks fit.
+
+    Args:
+        n_trials: trials of the pack.
+        available: bytes for the logs on all devices.
+
+    Raises:
+        ResourceError: a single log point does not fit; with the arithmetic.
+    """
+    need = 2 * n_trials * estimate(experiment, sizes).logs
+    for segments in (d for d in range(1, sizes.n_logs + 1) if sizes.n_logs % d == 0):
+        if need <= available * segments:
+            return segments
+    one = need // (2 * sizes.n_logs)
+    raise ResourceError(
+        f"one log point of {n_trials * sizes.n_repeats} lanes takes {one / 2**20:.0f} MiB on the device (hidden states and weights), twice "
+        f"that is needed and {available / 2**20:.0f} MiB are there. Lower resources.max_lanes, n_repeats, logging.n_subsamples or the "
+        "model's width, or set logging.weights: false"
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(spec: Spec, experiment: Experiment) -> tuple[int, int, int]:
+    """Parameters of one network, bytes of one lane's state, H."""
+    one = experiment.model_copy(update={"n_repeats": 1, "repeats": None})
+    pool, labels = evaluation_pool(np.arange(spec.n_outputs)[None, None], spec.n_outputs, spec.n_outputs)
+    lane = make_lanes(one, pool, labels)
+    state = jax.eval_shape(lambda lanes: init_lanes(spec, lanes, np.int32(0)), lane)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return sum(leaf.size for leaf in state.params.values()), size, spec.pure_model.hidden_size
+
+
+@functools.lru_cache(maxsize=256)
+def _activations(spec: Spec) -> tuple[int, int]:
+    """Numbers held for one sample in a forward pass: the two largest in a row (input included), and all."""
+    rows = 8  # tells activations, which grow with the batch, from parameters
+    model = spec.pure_model
+    params, state = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
+    images = jax.ShapeDtypeStruct((rows, *spec.input_shape), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x, train=False, key=None)[:2])(params, state, images)
+    per_sample = [math.prod(spec.input_shape), *(size // rows for size in _sizes(jaxpr.jaxpr) if size % rows == 0)]
+    return max(map(sum, zip(per_sample[:-1], per_sample[1:], strict=True))), sum(per_sample[1:])
+
+
+def _sizes(jaxpr: Any) -> list[int]:
+    """Sizes of what each matrix product and each concatenation of a program makes: what is not fused away."""
+    found: list[int] = []
+    for equation in jaxpr.eqns:
+        inner = [value for value in equation.params.values() if hasattr(value, "jaxpr") or hasattr(value, "eqns")]
+        for value in inner:
+            found += _sizes(getattr(value, "jaxpr", value))
+        if equation.primitive.name in ("dot_general", "concatenate", "conv_general_dilated", "pad"):
+            found += [var.aval.size for var in equation.outvars]
+    return found
