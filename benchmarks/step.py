@@ -50,7 +50,9 @@ def bare_task(devices: list[jax.Device], n_repeats: int = R) -> Any:
     for device in devices:
         images = rng.random((278, width, 64), np.float32)
         labels = rng.integers(0, 2, (278, width)).astype(np.int32)
-        order = np.stack([np.stack([rng.permutation(278)[:256].reshape(8, 32) for _ in range(10)]).reshape(80, 32) for _ in range(width)], 1)
+        order = np.stack(
+            [np.stack([rng.permutation(278)[:256].reshape(8, 32) for _ in range(10)]).reshape(80, 32) for _ in range(width)], 1
+        )
         params = bare_scan.init((64, 256, 256, 2), width)
         arguments.append(jax.device_put((params, images, labels, order.astype(np.int32), np.float32(0.1)), device))
     return lambda: jax.block_until_ready([bare_scan.train(*given) for given in arguments])
@@ -97,8 +99,16 @@ def main() -> None:
         ("steady step against the bare scan, no logging", f"{per['clray, no logs'] / bare:.2f} x", "<= 1.10 x"),
         ("a log every 8 batches, core alone", f"{per['clray, logs every 8'] / bare:.2f} x", ""),
         ("a log every 8 batches, files written", f"{files_logs:.0f} us, {files_logs / bare:.2f} x", "<= 1.4 x"),
-        ("evaluated at task ends, files written, against the PyTorch loop", f"{loop:.0f} / {files:.0f} us = {loop / files:.1f} x", ">= 7 x"),
-        ("logs every 8 batches, against the PyTorch loop", f"{loop_logs:.0f} / {files_logs:.0f} us = {loop_logs / files_logs:.1f} x", ">= 6.5 x"),
+        (
+            "evaluated at task ends, files written, against the PyTorch loop",
+            f"{loop:.0f} / {files:.0f} us = {loop / files:.1f} x",
+            ">= 7 x",
+        ),
+        (
+            "logs every 8 batches, against the PyTorch loop",
+            f"{loop_logs:.0f} / {files_logs:.0f} us = {loop_logs / files_logs:.1f} x",
+            ">= 6.5 x",
+        ),
         ("two CPU devices against one", f"{per['clray, no logs, one device'] / per['clray, no logs']:.2f} x", ">= 1.7 x"),
     ]
     if args.avalanche:

@@ -39,7 +39,9 @@ def peer(module: str, *arguments: str, python: str | None = None) -> dict[str, A
 
 def machine() -> str:
     """One line: processor, cores, versions."""
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
+    )
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax", "torch", "numpy", "ray"))
     return f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, {packages}"
 

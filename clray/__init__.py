@@ -1,9 +1,9 @@
 """clray: continual-learning experiments as compiled JAX programs, swept over Ray.
 
-    import clray
-    clray.sweep("sweeps/quickstart.yaml")
-    results = clray.open("results/quickstart")
-    results.trials
+import clray
+clray.sweep("sweeps/quickstart.yaml")
+results = clray.open("results/quickstart")
+results.trials
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def sweep(
     settings: Mapping[str, Any] | None = None,
     address: str | None = None,
     local: bool = False,
+    retry_failed: bool = False,
 ) -> SweepResults:
     """Runs a sweep on Ray, or with ``local=True`` in this process; what is finished already is kept.
 
@@ -57,13 +58,14 @@ def sweep(
         output: folder or URL; files go to ``<output>/<name>/``.
         settings: dotted key to value into the experiment, as ``--set`` on the command line.
         address: of a Ray cluster; None starts one on this machine.
+        retry_failed: also run trials again whose program failed.
 
     Raises:
         UserError: the input, the output or the cluster is not valid. Failed trials do not raise: see ``trials``.
     """
     from clray.trials.entry import run_sweep
 
-    return run_sweep(sweep, os.fspath(output), settings, address, local)
+    return run_sweep(sweep, os.fspath(output), settings, address, local, retry_failed)
 
 
 def open(folder: str | os.PathLike[str]) -> SweepResults:

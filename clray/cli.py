@@ -77,7 +77,7 @@ def run(file: File, settings: Settings = None, output: Output = "results", quiet
         plan = plan_run(file, parse_settings(settings or []))
         if not quiet and "grid" in _top_level(file):
             print(f"{file} is a sweep: running its base experiment only", file=sys.stderr)
-        _execute(plan, output, quiet, local=True)
+        _execute(plan, output, quiet, local=True, retry_failed=True)
 
 
 @app.command()
@@ -175,6 +175,8 @@ def _execute(plan: Any, output: str, quiet: bool, **options: Any) -> None:
     if result.failed:
         Console(stderr=True).print(failures_table(result.failed))
         print(f"logs and tracebacks: {result.root}/trials/<trial>/attempts/", file=sys.stderr)
+        if not options.get("retry_failed"):
+            print("once the cause is mended, give the command again with --retry-failed", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED_TRIALS)
 
 

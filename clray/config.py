@@ -35,6 +35,23 @@ class Traced:
     absent: float | None = None
 
 
+class Erased:
+    """Stands in ``structure()`` for a traced value. Any use of it as a number says where the value is instead."""
+
+    def _refuse(self, *args: Any) -> Any:
+        raise TypeError("this hyperparameter is a traced value: take it from the hyper argument, not from the options")
+
+    __float__ = __int__ = __bool__ = __neg__ = __abs__ = __jax_array__ = __array__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse
+
+    def __repr__(self) -> str:
+        return "<traced>"
+
+
+ERASED = Erased()
+
+
 class Table(BaseModel):
     """A table of a file: every key validated, immutable, hashable."""
 
@@ -64,7 +81,7 @@ class Table(BaseModel):
         erased: dict[str, Any] = {}
         for key, marker in traced_fields(type(self)).items():
             if getattr(self, key) != marker.absent:
-                erased[key] = None
+                erased[key] = ERASED
         return self.model_copy(update=erased)
 
     def traced(self) -> dict[str, float]:
@@ -77,12 +94,7 @@ TableT = TypeVar("TableT", bound=Table)
 
 def traced_fields(table: type[Table]) -> dict[str, Traced]:
     """The fields of ``table`` that carry a ``Traced`` marker."""
-    return {
-        key: marker
-        for key, field in table.model_fields.items()
-        for marker in field.metadata
-        if isinstance(marker, Traced)
-    }
+    return {key: marker for key, field in table.model_fields.items() for marker in field.metadata if isinstance(marker, Traced)}
 
 
 def _lists(value: Any) -> Any:
@@ -94,6 +106,8 @@ def _lists(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Table):
         return value.canonical()
+    if value is ERASED:
+        return None
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
@@ -104,6 +118,13 @@ class PluginOptions(Table):
 
     name: str
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for key, field in cls.model_fields.items():
+            if "list[" in repr(field.annotation) or field.annotation is list:
+                raise TypeError(f"{cls.__name__}.{key} is a list, but options cannot change: make it a tuple")
+
 
 class DatasetOptions(PluginOptions):
     """Options that every data set has. Subclasses say how to read the source (see ``clray.data``)."""
@@ -111,9 +132,7 @@ class DatasetOptions(PluginOptions):
     not_in_identity: ClassVar[frozenset[str]] = frozenset({"root"})
 
     root: str | None = Field(None, description="folder with the source files; default $CLRAY_DATA_DIR or ~/.cache/clray/data")
-    resize: tuple[Count, Count] | Count | None = Field(
-        None, description="[height, width] or one number for both, pixels"
-    )
+    resize: tuple[Count, Count] | Count | None = Field(None, description="[height, width] or one number for both, pixels")
     pad: Annotated[int, Field(ge=0)] = Field(0, description="zero pixels added at each side, after resize")
     grayscale: bool = False
     normalize: Literal["none", "standard"] = Field(

@@ -36,6 +36,16 @@ def show_params(params: Mapping[str, Any]) -> str:
     return " ".join(f"{key.rsplit('.', 1)[-1]}={show_value(value)}" for key, value in params.items())
 
 
+MOST_BARS = 16
+"""Running trials with a bar of their own; those of a wide pack would not fit on a screen."""
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """The last parts of dotted keys, which is enough for a person, or the whole keys where that would be ambiguous."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return [part if last.count(part) == 1 else key for key, part in zip(keys, last, strict=True)]
+
+
 class Display:
     """Progress of a sweep: a total and a bar a running trial on a terminal, a line an event elsewhere.
 
@@ -55,7 +65,7 @@ class Display:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:g}/{task.total:g} {task.fields[unit]}"),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             console=self._console,
@@ -82,7 +92,7 @@ class Display:
 
     def _on_planned(self, trial_id: str, event: Mapping[str, Any]) -> None:
         self._jobs = event["jobs"]
-        self._total = self._progress.add_task("all trials", total=event["jobs"], unit="trials", note="")
+        self._total = self._progress.add_task("all trials", total=event["jobs"], count=f"0/{event['jobs']} trials", note="")
         reused = f", {event['reused']} finished before" if event["reused"] else ""
         self._say(f"{count(event['trials'], 'trial')}: {event['jobs']} to run{reused}")
 
@@ -91,15 +101,16 @@ class Display:
         if trial_id in self._bars:
             self._progress.remove_task(self._bars.pop(trial_id))
         note = "" if event["attempt"] == 1 else f"attempt {event['attempt']}"
-        self._bars[trial_id] = self._progress.add_task(label, total=None, completed=0, unit="tasks", note=note or "compiling")
+        visible = sum(task.visible for task in self._progress.tasks) <= MOST_BARS
+        self._bars[trial_id] = self._progress.add_task(label, total=None, count="", note=note or "compiling", visible=visible)
         if not self._live:
             self._say(f"{self._clock()} start {label}" + (f" ({note})" if note else ""))
 
     def _on_task(self, trial_id: str, event: Mapping[str, Any]) -> None:
         if trial_id in self._bars:
-            self._progress.update(
-                self._bars[trial_id], completed=event["task"] + 1, total=event["n_tasks"], note=f"accuracy {event['accuracy']:.3f}"
-            )
+            done, total = event["task"] + 1, event["n_tasks"]
+            note = f"accuracy {event['accuracy']:.3f}"
+            self._progress.update(self._bars[trial_id], completed=done, total=total, count=f"task {done}/{total}", note=note)
 
     def _on_retry(self, trial_id: str, event: Mapping[str, Any]) -> None:
         self._say(f"{self._clock()} {trial_id} lost ({event['error']}); attempt {event['attempt']} goes out")
@@ -110,11 +121,18 @@ class Display:
         if trial_id in self._bars:
             self._progress.remove_task(self._bars.pop(trial_id))
         if self._total is not None:
-            self._progress.update(self._total, completed=self._done)
+            self._progress.update(self._total, completed=self._done, count=f"{self._done}/{self._jobs} trials")
+            self._show_waiting()
         if row["status"] == "failed":
             self._say(f"{self._clock()} {trial_id} failed: {row['error']}")
         elif not self._live:
             self._say(f"{self._clock()} {self._done}/{self._jobs} {trial_id} {row['status']}, accuracy {_with_sem(row, 'acc')}")
+
+    def _show_waiting(self) -> None:
+        """Gives the room of a finished trial to one whose bar did not fit before."""
+        hidden = [task for task in self._progress.tasks if not task.visible]
+        if hidden and len(self._progress.tasks) - len(hidden) <= MOST_BARS:
+            self._progress.update(hidden[0].id, visible=True)
 
     def _clock(self) -> str:
         seconds = int(time.monotonic() - self._started)
@@ -126,8 +144,8 @@ def trials_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     params = list(dict.fromkeys(key for row in rows for key in row if key.startswith("param.") and row[key] is not None))
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("trial", no_wrap=True)
-    for key in params:
-        table.add_column(key.removeprefix("param."), justify="right")
+    for title in short_names([key.removeprefix("param.") for key in params]):
+        table.add_column(title, justify="right", overflow="fold")
     failures = any(row["status"] not in ("done",) for row in rows)
     if failures:
         table.add_column("status")

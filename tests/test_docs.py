@@ -97,6 +97,7 @@ def run_blocks(to_run: list[Block], folder: Path) -> None:
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
         "COLUMNS": "200",
     }

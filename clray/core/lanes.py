@@ -69,9 +69,7 @@ class ChunkedLanes:
     States are lists with a ``LaneState`` (leading axis W) a chunk; they stay on their devices.
     """
 
-    def __init__(
-        self, spec: Spec, lanes: Lane, pools: Pools, chunks: Sequence[Chunk], pools_on: dict[jax.Device, Pools] | None = None
-    ):
+    def __init__(self, spec: Spec, lanes: Lane, pools: Pools, chunks: Sequence[Chunk], pools_on: dict[jax.Device, Pools] | None = None):
         """Places what does not change: traced hyperparameters of each chunk, and the pools once a device.
 
         Args:
@@ -164,9 +162,7 @@ class ChunkedLanes:
 def _as_logs(now: Evaluation, params: dict[str, HostArray]) -> TaskLogs:
     untrained = np.full((1, len(now.accuracy)), np.nan, np.float32)
     weights = {name: leaf[None] for name, leaf in params.items()}
-    return TaskLogs(
-        now.accuracy[None], now.loss[None], untrained, untrained, now.hidden[None], weights, now.accuracy, now.loss
-    )
+    return TaskLogs(now.accuracy[None], now.loss[None], untrained, untrained, now.hidden[None], weights, now.accuracy, now.loss)
 
 
 def _rows(tree: Any, chunk: Chunk) -> Any:
@@ -204,9 +200,7 @@ class HostLogs:
         """Args: segments: logs of each segment of a task in turn, a chunk each."""
         self._segments = [list(parts) for parts in segments]
         self._chunks = chunks
-        self._where = {
-            lane: (part, row) for part, chunk in enumerate(chunks) for row, lane in enumerate(chunk.lanes[: chunk.n_real])
-        }
+        self._where = {lane: (part, row) for part, chunk in enumerate(chunks) for row, lane in enumerate(chunk.lanes[: chunk.n_real])}
         joined = [gather_lanes([{name: getattr(part, name) for name in ON_LOGS} for part in parts], chunks, axis=1) for parts in segments]
         logged = {name: np.concatenate([each[name] for each in joined]) for name in ON_LOGS}
         self.accuracy: HostArray = logged["accuracy"]  # [L, A, E]

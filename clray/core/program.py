@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from clray.config import ModelOptions, OptimizerOptions, StrategyOptions
 from clray.models.pure import PureModel, pure_model
-from clray.strategies.base import Strategy, chain
+from clray.strategies.base import StaticSizes, Strategy, chain
 from clray.types import Array, ModelState, Params, PlacedArray
 
 
@@ -20,7 +20,10 @@ class Spec:
 
     Attributes:
         input_shape: of one sample: (D,) or (height, width, channels).
+        dtype: of images before they are scaled, uint8 or float32.
         scale: factor from source dtype to model input (1/255 for uint8, 1 for floats).
+        n_tasks: T.
+        classes_per_task: C.
         n_outputs: logits of the head.
         n_train: N.
         batch_size: B.
@@ -37,7 +40,10 @@ class Spec:
     optimizer: OptimizerOptions
     strategy: tuple[StrategyOptions, ...]
     input_shape: tuple[int, ...]
+    dtype: str
     scale: float
+    n_tasks: int
+    classes_per_task: int
     n_outputs: int
     n_train: int
     batch_size: int
@@ -64,6 +70,11 @@ class Spec:
     def pure_model(self) -> PureModel:
         """The model as pure functions of one lane."""
         return pure_model(self.model, self.input_shape, self.n_outputs)
+
+    @property
+    def strategy_sizes(self) -> StaticSizes:
+        """What strategies know of the sizes."""
+        return StaticSizes(self.n_tasks, self.classes_per_task, self.n_outputs, self.n_train, self.batch_size, self.input_shape, self.dtype)
 
     @property
     def chained_strategy(self) -> Strategy:

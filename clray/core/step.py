@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import optax
 from clray.config import Schedule
 from clray.core.evaluate import scale_images
 from clray.core.program import Lane, LaneState, Pools, Spec
-from clray.strategies.base import Context
+from clray.strategies.base import Context, Step
 from clray.types import Array, Batch, Params, Purpose
 
 
@@ -60,14 +61,20 @@ def optimizer_of(spec: Spec, lane: Lane, done: Array, total: Array | int) -> opt
     return spec.optimizer.build(lane.optimizer, rate)
 
 
-def context(spec: Spec, state: LaneState, lane: Lane, clock: Clock, purpose: Purpose) -> Context:
+def row_losses(logits: Array, batch: Batch) -> Array:
+    """[rows] cross-entropy of each row of a batch from its logits [rows, O]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+
+
+def context(spec: Spec, state: LaneState, lane: Lane, pools: Pools, clock: Clock, purpose: Purpose) -> Context:
     """What strategy hooks may look at."""
 
     def forward(params: Params, images: Array) -> tuple[Array, Array]:
         return spec.pure_model.apply(params, state.model_state, images, train=False, key=None)[:2]
 
     key = jax.random.fold_in(lane_key(lane, clock.task, purpose), clock.batch)
-    return Context(lane.strategy, clock.task, clock.batch, key, forward)
+    scale = functools.partial(scale_images, spec, pools)
+    return Context(lane.strategy, clock.task, clock.batch, key, forward, scale, row_losses, spec.strategy_sizes)
 
 
 def train_step(
@@ -82,20 +89,20 @@ def train_step(
     A lane whose loss or update is not finite keeps its last finite state for good.
     """
     strategy = spec.chained_strategy
-    ctx = context(spec, state, lane, clock, Purpose.STEP)
+    ctx = context(spec, state, lane, pools, clock, Purpose.STEP)
     strategy_key, dropout_key = jax.random.split(ctx.key)
-    ctx = ctx._replace(key=strategy_key)
-    batch = Batch(scale_images(spec, pools, images), labels, jnp.ones(spec.batch_size, jnp.float32))
-    strategy_state, batch = strategy.batch(state.strategy, batch, ctx)
+    in_batch, in_penalty, in_gradient, after_step = (ctx._replace(key=key) for key in jax.random.split(strategy_key, 4))
+    raw = Batch(images, labels, jnp.ones(spec.batch_size, jnp.float32))
+    strategy_state, raw = strategy.batch(state.strategy, raw, in_batch)
+    batch = raw._replace(images=scale_images(spec, pools, raw.images))
 
     def objective(params: Params) -> tuple[Array, tuple[Array, dict[str, Array]]]:
         logits, _, model_state = spec.pure_model.apply(params, state.model_state, batch.images, train=True, key=dropout_key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        mean_loss = jnp.sum(losses * batch.weights) / jnp.sum(batch.weights)
-        return mean_loss + strategy.penalty(strategy_state, params, logits, batch, ctx), (logits, model_state)
+        mean_loss = jnp.sum(row_losses(logits, batch) * batch.weights) / jnp.sum(batch.weights)
+        return mean_loss + strategy.penalty(strategy_state, params, logits, batch, in_penalty), (logits, model_state)
 
     (loss, (logits, model_state)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-    gradient = strategy.gradient(strategy_state, gradient, state.params, batch, ctx)
+    gradient = strategy.gradient(strategy_state, gradient, state.params, batch, in_gradient)
 
     if spec.optimizer.schedule.per == "task":
         optimizer = optimizer_of(spec, lane, clock.batch, spec.total_batches)
@@ -103,7 +110,7 @@ def train_step(
         optimizer = optimizer_of(spec, lane, state.batches, clock.horizon)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    strategy_state = strategy.after_step(strategy_state, state.params, params, gradient, batch, ctx)
+    strategy_state = strategy.after_step(strategy_state, Step(state.params, params, gradient, logits, batch), after_step)
 
     size = sum(jnp.sum(jnp.abs(update)) for update in jax.tree.leaves(updates))
     diverged = state.diverged | ~jnp.isfinite(loss) | ~jnp.isfinite(size)

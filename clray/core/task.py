@@ -9,7 +9,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from clray.core.evaluate import Evaluation, evaluate, scale_images
+from clray.core.evaluate import Evaluation, evaluate
 from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLogs
 from clray.core.step import Clock, StepLog, context, lane_key, optimizer_of, train_step
 from clray.strategies.base import TaskData
@@ -34,7 +34,7 @@ def init_lanes(spec: Spec, lanes: Lane, task: Array, purpose: Purpose = Purpose.
     def init(lane: Lane) -> LaneState:
         params, model_state = spec.pure_model.init(lane_key(lane, task, purpose))
         optimizer = optimizer_of(spec, lane, jnp.int32(0), 1).init(params)
-        strategy = spec.chained_strategy.init(params)
+        strategy = spec.chained_strategy.init(params, spec.strategy_sizes)
         return LaneState(params, model_state, optimizer, strategy, jnp.int32(0), jnp.bool_(False))
 
     return jax.vmap(init)(lanes)
@@ -73,8 +73,8 @@ def _train(
 ) -> tuple[LaneState, TaskLogs]:
     images, labels, order = data
     is_first, is_last = segment == 0, segment == spec.n_segments - 1
-    begin = jax.vmap(_begin_task, in_axes=(None, 0, 0, None))
-    state = _only(spec, is_first, lambda state: begin(spec, state, lanes, task), state)
+    begin = jax.vmap(_begin_task, in_axes=(None, 0, 0, None, None))
+    state = _only(spec, is_first, lambda state: begin(spec, state, lanes, pools, task), state)
     step = jax.vmap(functools.partial(train_step, spec), in_axes=(0, 0, None, 0, 0, None))
     take = jax.vmap(lambda rows, chosen: rows[chosen], in_axes=(1, 0))  # [N, W, ...], [W, B] -> [W, B, ...]
 
@@ -107,9 +107,7 @@ def _train(
     state, (train, logged, weights) = jax.lax.scan(one_log, state, windows)
     last = jax.tree.map(lambda x: x[-1], logged)
     state, end = _only(spec, is_last, finish, (state, last))
-    return state, TaskLogs(
-        logged.accuracy, logged.loss, train.accuracy, train.loss, logged.hidden, weights, end.accuracy, end.loss
-    )
+    return state, TaskLogs(logged.accuracy, logged.loss, train.accuracy, train.loss, logged.hidden, weights, end.accuracy, end.loss)
 
 
 def _only(spec: Spec, when: Array, function: Callable[[Carry], Carry], carry: Carry) -> Carry:
@@ -123,8 +121,8 @@ def _evaluate_all(spec: Spec, state: LaneState, lanes: Lane, pools: Pools) -> Ev
     return jax.vmap(evaluate, in_axes=(None, 0, 0, None))(spec, state, lanes, pools)
 
 
-def _begin_task(spec: Spec, state: LaneState, lane: Lane, task: Array) -> LaneState:
-    ctx = context(spec, state, lane, Clock(task, jnp.int32(0), jnp.int32(1)), Purpose.BOUNDARY)
+def _begin_task(spec: Spec, state: LaneState, lane: Lane, pools: Pools, task: Array) -> LaneState:
+    ctx = context(spec, state, lane, pools, Clock(task, jnp.int32(0), jnp.int32(1)), Purpose.BOUNDARY)
     key, _ = jax.random.split(ctx.key)
     strategy, params = spec.chained_strategy.begin_task(state.strategy, state.params, ctx._replace(key=key))
     fresh = optimizer_of(spec, lane, jnp.int32(0), 1).init(params) if spec.reset_optimizer else state.optimizer
@@ -132,11 +130,8 @@ def _begin_task(spec: Spec, state: LaneState, lane: Lane, task: Array) -> LaneSt
     return jax.tree.map(lambda old, new: jnp.where(state.diverged, old, new), state, begun)
 
 
-def _end_task(
-    spec: Spec, state: LaneState, lane: Lane, pools: Pools, images: Array, labels: Array, task: Array
-) -> LaneState:
-    ctx = context(spec, state, lane, Clock(task, jnp.int32(0), jnp.int32(1)), Purpose.BOUNDARY)
+def _end_task(spec: Spec, state: LaneState, lane: Lane, pools: Pools, images: Array, labels: Array, task: Array) -> LaneState:
+    ctx = context(spec, state, lane, pools, Clock(task, jnp.int32(0), jnp.int32(1)), Purpose.BOUNDARY)
     _, key = jax.random.split(ctx.key)
-    data = TaskData(images, labels, functools.partial(scale_images, spec, pools))
-    strategy = spec.chained_strategy.end_task(state.strategy, state.params, data, ctx._replace(key=key))
+    strategy = spec.chained_strategy.end_task(state.strategy, state.params, TaskData(images, labels), ctx._replace(key=key))
     return state._replace(strategy=jax.tree.map(lambda old, new: jnp.where(state.diverged, old, new), state.strategy, strategy))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from clray.config import ModelOptions
+from clray.errors import ConfigError
 from clray.types import Array, ModelState, Params
 
 
@@ -45,15 +46,16 @@ def pure_model(options: ModelOptions, input_shape: tuple[int, ...], n_outputs: i
         n_outputs: number of logits.
 
     Raises:
-        TypeError: the module carries variables other than parameters and batch statistics.
+        ConfigError: the module carries variables other than parameters and batch statistics, or returns something else than
+            logits and hidden states.
     """
     graph, params, rest = _split(nnx.eval_shape(lambda: options.build(input_shape, n_outputs, nnx.Rngs(0))))
     templates = {**_flat(params), **_flat(rest)}
     paths = {".".join(str(part) for part in path): path for path in templates}
     stray = [name for name, path in paths.items() if not isinstance(templates[path], (nnx.Param, nnx.BatchStat))]
     if stray:
-        raise TypeError(
-            f"model {options.name} carries {', '.join(stray)}; only nnx.Param and nnx.BatchStat are supported: "
+        raise ConfigError(
+            f"model.name: {options.name} carries {', '.join(stray)}; only nnx.Param and nnx.BatchStat are supported: "
             "take dropout keys from the rngs argument of the call instead of storing them"
         )
 
@@ -64,9 +66,7 @@ def pure_model(options: ModelOptions, input_shape: tuple[int, ...], n_outputs: i
         _, params, rest = _split(options.build(input_shape, n_outputs, nnx.Rngs(key)))
         return flatten(params), flatten(rest)
 
-    def apply(
-        params: Params, state: ModelState, images: Array, *, train: bool, key: Array | None
-    ) -> tuple[Array, Array, ModelState]:
+    def apply(params: Params, state: ModelState, images: Array, *, train: bool, key: Array | None) -> tuple[Array, Array, ModelState]:
         arrays = {**params, **state}
         merged = nnx.State.from_flat_path({path: templates[path].replace(arrays[name]) for name, path in paths.items()})
         module = nnx.merge(graph, merged)
@@ -74,11 +74,31 @@ def pure_model(options: ModelOptions, input_shape: tuple[int, ...], n_outputs: i
         new_state = flatten(nnx.state(module, nnx.BatchStat)) if state else state
         return logits, hidden, new_state
 
-    outputs = jax.eval_shape(
-        lambda key: apply(*init(key), jnp.zeros((1, *input_shape), jnp.float32), train=False, key=None)[1],
-        jax.eval_shape(lambda: jax.random.key(0)),
-    )
-    return PureModel(init, apply, outputs.shape[-1])
+    return PureModel(init, apply, _hidden_size(options, init, apply, input_shape, n_outputs))
+
+
+def _hidden_size(options: ModelOptions, init: Any, apply: Apply, input_shape: tuple[int, ...], n_outputs: int) -> int:
+    """H, after a look at what the module returns."""
+    rows = 3
+    images = jax.ShapeDtypeStruct((rows, *input_shape), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def forward(key: Array, x: Array) -> Any:
+        params, state = init(key)
+        return apply(params, state, x, train=False, key=None)
+
+    try:
+        logits, hidden, _ = jax.eval_shape(forward, key, images)
+        fits = logits.shape == (rows, n_outputs) and hidden.ndim == 2 and hidden.shape[0] == rows
+        found = f"shapes {logits.shape} and {hidden.shape}"
+    except (TypeError, ValueError, AttributeError) as error:
+        fits, found = False, f"{type(error).__name__}: {error}"
+    if not fits:
+        raise ConfigError(
+            f"model.name: {options.name!r} must return logits (B, {n_outputs}) and hidden (B, H) from a call with (x, train=, rngs=), where x is "
+            f"(B, {', '.join(map(str, input_shape))}); it gave {found}"
+        )
+    return int(hidden.shape[-1])
 
 
 def _split(module: nnx.Module) -> tuple[Any, Any, Any]:

@@ -37,6 +37,4 @@ class AdamW(_AdamOptions):
     weight_decay: Annotated[float, Field(ge=0.0), Traced()] = 1e-2
 
     def build(self, hyper: dict[str, Any], learning_rate: Any) -> optax.GradientTransformation:
-        return optax.adamw(
-            learning_rate, b1=hyper["b1"], b2=hyper["b2"], eps=hyper["eps"], weight_decay=hyper["weight_decay"]
-        )
+        return optax.adamw(learning_rate, b1=hyper["b1"], b2=hyper["b2"], eps=hyper["eps"], weight_decay=hyper["weight_decay"])

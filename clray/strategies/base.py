@@ -190,8 +190,7 @@ def chain(strategies: Sequence[Strategy]) -> Strategy:
 
     def end_task(states: StrategyState, params: Params, data: TaskData, ctx: Context) -> StrategyState:
         return tuple(
-            strategy.end_task(state, params, data, each(ctx, i))
-            for i, (strategy, state) in enumerate(zip(strategies, states, strict=True))
+            strategy.end_task(state, params, data, each(ctx, i)) for i, (strategy, state) in enumerate(zip(strategies, states, strict=True))
         )
 
     return Strategy(init, begin_task, batch, penalty, gradient, after_step, end_task)

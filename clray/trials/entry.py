@@ -121,19 +121,24 @@ def run_experiment(
 
     source = os.fspath(experiment) if isinstance(experiment, os.PathLike) else experiment
     plan = plan_run(source, settings)
-    result = execute(plan, output, quiet, local=True)
+    result = execute(plan, output, quiet, local=True, retry_failed=True)
     if result.failed:
         raise UserError(f"{plan.trials[0].trial_id} failed: {result.failed[0]['error']} (traceback in {result.root}/trials)")
     return open_results(sweep_root(output, plan.name).root)
 
 
 def run_sweep(
-    sweep: str | os.PathLike[str] | Mapping[str, Any], output: str, settings: Mapping[str, Any] | None, address: str | None, local: bool
+    sweep: str | os.PathLike[str] | Mapping[str, Any],
+    output: str,
+    settings: Mapping[str, Any] | None,
+    address: str | None,
+    local: bool,
+    retry_failed: bool = False,
 ) -> SweepResults:
     """See ``clray.sweep``."""
     from clray.results import open_results
 
     source = os.fspath(sweep) if isinstance(sweep, os.PathLike) else sweep
     plan = plan_sweep(source, settings)
-    execute(plan, output, quiet, local=local, address=address)
+    execute(plan, output, quiet, local=local, address=address, retry_failed=retry_failed)
     return open_results(sweep_root(output, plan.name).root)
