@@ -19,7 +19,7 @@ import numpy as np
 from clray.artifacts import FolderWriter, TrialFolders
 from clray.assembly import baseline_spec, evaluation_pool, joint_spec, make_lanes, make_pools, make_spec, segment_batches, stack_lanes
 from clray.config import Experiment
-from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, plan_chunks
+from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, place_once, plan_chunks
 from clray.core.program import Lane, Pools, TaskArrays
 from clray.data.cache import open_dataset
 from clray.data.loader import TaskLoader
@@ -32,6 +32,9 @@ from clray.types import HostArray, Purpose
 
 LOG_SHARE = 0.3
 """Part of the devices' memory that the logs of one task may fill; those of the next one are there at the same time."""
+
+SOURCE_SHARE = 0.2
+"""Part of a device's memory that the training split may fill so that tasks are gathered there."""
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -93,13 +96,24 @@ class Draw:
         evaluated = self.classes[list(experiment.eval_task_numbers)]
         self.pool, self.labels = evaluation_pool(evaluated, sizes.n_classes, sizes.n_pool_classes)
 
-    def task(self, task: int) -> TaskArrays:
-        """Training data of one task, rows = repeats."""
-        arrays = self.loader.task(task)
+    def task(self, task: int, pixels: bool) -> TaskArrays:
+        """Training data of one task, rows = repeats; with ``pixels`` false, numbers of images in place of images."""
         sizes = self.sizes
         repeats = self.experiment.repeat_numbers
         order = task_order(self.experiment.seed, repeats, task, sizes.n_train, sizes.batch_size, sizes.total_batches)
-        return TaskArrays(arrays.images, arrays.labels, order)
+        if pixels:
+            arrays = self.loader.task(task)
+            return TaskArrays(arrays.images, arrays.labels, order)
+        rows = self.loader.task_rows(task)
+        return TaskArrays(rows.indices.astype(np.int32), rows.labels, order)
+
+    def joint(self, segment: int, rows: int, order: HostArray, pixels: bool) -> TaskArrays:
+        """The same for a segment of the joint stream."""
+        if pixels:
+            arrays = self.loader.joint_segment(segment, rows)
+            return TaskArrays(arrays.images, arrays.labels, order)
+        found = self.loader.joint_rows(segment, rows)
+        return TaskArrays(found.indices.astype(np.int32), found.labels, order)
 
 
 class TrialPack:
@@ -110,6 +124,8 @@ class TrialPack:
         devices: JAX devices to use; default all of this process.
         width: lanes a chunk; see ``plan_chunks``.
         log_bytes: memory that the logs of a task may fill on all devices together; default a share of what they have.
+        gather: keep the training split on the devices and gather tasks there, instead of building them on the host; default
+            on everything but CPUs, where the split is small against the memory.
     """
 
     def __init__(
@@ -118,6 +134,7 @@ class TrialPack:
         devices: Sequence[jax.Device] | None = None,
         width: int | None = None,
         log_bytes: int | None = None,
+        gather: bool | None = None,
     ):
         self.members = list(members)
         self.devices = list(devices or jax.local_devices())
@@ -140,6 +157,9 @@ class TrialPack:
         self.eval_samples = pools.indices[:, : experiment.logging.n_subsamples // experiment.sequence.classes_per_task]
         self.steps = [experiment.logging.log_frequency * (i + 1) for i in range(self.sizes.n_logs)]
         self.pools_on: dict[Any, Pools] | None = None
+        source = dataset.train_images.reshape(-1, *self.sizes.input_shape)
+        fits = self.devices[0].platform != "cpu" and source.nbytes < SOURCE_SHARE * device_bytes(self.devices[0])
+        self.source_on = place_once(np.asarray(source), self.devices) if (fits if gather is None else gather) else None
         self.seconds.add("data", since)
 
     def run(self) -> list[Mapping[str, Any] | Exception]:
@@ -221,7 +241,7 @@ class _Sequence:
         with ThreadPoolExecutor(1, "clray-flush") as flusher, prefetch(self._build, tasks) as items:
             for task, arrays in zip(tasks, items, strict=True):
                 since = time.perf_counter()
-                data = self.lanes.place(arrays, self.row_of_lane)
+                data = self.lanes.place(arrays, self.row_of_lane, self.pack.source_on)
                 states, logs = self._start(states, data, task, horizon)
                 experts = expert(data, task) if expert else None
                 self.seconds.add("compile" if task == first else "dispatch", since)
@@ -251,8 +271,7 @@ class _Sequence:
 
     def _build(self, task: int) -> TaskArrays:
         since = time.perf_counter()
-        parts = [self.pack.draw_of[seed].task(task) for seed in self.seeds]
-        whole = parts[0] if len(parts) == 1 else TaskArrays(*(np.concatenate(leaves, axis=1) for leaves in zip(*parts, strict=True)))
+        whole = side_by_side([self.pack.draw_of[seed].task(task, pixels=self.pack.source_on is None) for seed in self.seeds])
         self.seconds.add("data", since)
         return whole
 
@@ -342,24 +361,29 @@ class _Sequence:
         lanes = self._program(joint_spec(self.pack.spec, segment), self.table._replace(strategy={}))
         states = lanes.init(purpose=Purpose.JOINT)
         # The stream is shuffled already.
-        n_rows = len(self.seeds) * self.n_repeats
-        in_turn = np.arange(rows, dtype=np.int32).reshape(segment, 1, sizes.batch_size).repeat(n_rows, axis=1)
+        in_turn = np.arange(rows, dtype=np.int32).reshape(segment, 1, sizes.batch_size).repeat(self.n_repeats, axis=1)
 
         def build(number: int) -> TaskArrays:
-            parts = [self.pack.draw_of[seed].loader.joint_segment(number, rows) for seed in self.seeds]
-            images, labels = (np.concatenate(leaves, axis=1) if len(parts) > 1 else leaves[0] for leaves in zip(*parts, strict=True))
-            return TaskArrays(images, labels, in_turn)
+            draws = [self.pack.draw_of[seed] for seed in self.seeds]
+            return side_by_side([draw.joint(number, rows, in_turn, pixels=self.pack.source_on is None) for draw in draws])
 
         windows: list[HostLogs] = []
         with prefetch(build, range(horizon // segment)) as items:
             for number, arrays in enumerate(items):
                 # Task numbers from T on: the keys of the joint network are its own.
-                states, logs = lanes.train(states, lanes.place(arrays, self.row_of_lane), sizes.n_tasks + number, horizon)
+                states, logs = lanes.train(
+                    states, lanes.place(arrays, self.row_of_lane, self.pack.source_on), sizes.n_tasks + number, horizon
+                )
                 windows.append(lanes.fetch_logs(logs))
         steps = [segment * (i + 1) for i in range(len(windows))]
         train = steps, np.concatenate([w.train_accuracy for w in windows]), np.concatenate([w.train_loss for w in windows])
         final = self.lanes.snapshot(states)
         self._commit("joint", final, [horizon], train=train)
+
+
+def side_by_side(parts: Sequence[TaskArrays]) -> TaskArrays:
+    """The rows of several draws next to each other."""
+    return parts[0] if len(parts) == 1 else TaskArrays(*(np.concatenate(leaves, axis=1) for leaves in zip(*parts, strict=True)))
 
 
 def representation_blocks(host: HostLogs, lanes: Sequence[int], labels: HostArray) -> Iterator[HostArray]:

@@ -20,7 +20,7 @@ from clray.core.evaluate import Evaluation
 from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLogs
 from clray.core.task import evaluate_lanes, init_lanes, train_task
 from clray.core.transfer import to_device, to_host
-from clray.types import HostArray, Purpose
+from clray.types import HostArray, PlacedArray, Purpose
 
 CPU_WIDTH = 4
 ON_LOGS = "accuracy", "loss", "train_accuracy", "train_loss"
@@ -55,6 +55,16 @@ def plan_chunks(n_lanes: int, devices: Sequence[jax.Device], width: int | None =
     return tuple(chunks)
 
 
+def place_once(array: HostArray, devices: Sequence[jax.Device]) -> dict[jax.Device, PlacedArray]:
+    """One copy of an array on each device."""
+    return {device: to_device(array, device) for device in devices}
+
+
+@jax.jit
+def _gather(source: PlacedArray, rows: PlacedArray) -> PlacedArray:
+    return source[rows]
+
+
 def device_bytes(device: jax.Device) -> int:
     """Memory that programs can use on a device; CPU devices share that of the machine."""
     stats = device.memory_stats() if device.platform != "cpu" else None
@@ -79,8 +89,7 @@ class ChunkedLanes:
         """
         self.spec = spec
         self.chunks = tuple(chunks)
-        devices = dict.fromkeys(chunk.device for chunk in self.chunks)
-        self.pools_on = pools_on or {device: to_device(pools, device) for device in devices}
+        self.pools_on = pools_on or {device: to_device(pools, device) for device in dict.fromkeys(c.device for c in self.chunks)}
         self.lanes_of = [to_device(_rows(lanes, chunk), chunk.device) for chunk in self.chunks]
         self.n_lanes = sum(chunk.n_real for chunk in self.chunks)
 
@@ -96,12 +105,16 @@ class ChunkedLanes:
         ]
         return HostLogs([[_as_logs(*part) for part in to_host(parts)]], self.chunks)
 
-    def place(self, data: TaskArrays, row_of_lane: Sequence[int]) -> list[TaskArrays]:
+    def place(
+        self, data: TaskArrays, row_of_lane: Sequence[int], source_on: Mapping[jax.Device, PlacedArray] | None = None
+    ) -> list[TaskArrays]:
         """Puts a task's data on the devices.
 
         Args:
             data: host arrays with one row a repeat in place of W.
             row_of_lane: for each lane the row of ``data`` it trains on.
+            source_on: the whole training split [n, *input_shape] on each device; ``data.images`` then holds numbers of its
+                images [N, rows], which are gathered there.
 
         Returns:
             Device arrays with the chunk's W lanes, one item a chunk; chunks with the same rows share them.
@@ -114,7 +127,8 @@ class ChunkedLanes:
             if key not in shared:
                 # A plain slice copies faster where the lanes of a chunk are neighbouring repeats.
                 chosen: Any = slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
-                shared[key] = to_device(TaskArrays(*(np.ascontiguousarray(leaf[:, chosen]) for leaf in data)), chunk.device)
+                own = to_device(TaskArrays(*(np.ascontiguousarray(leaf[:, chosen]) for leaf in data)), chunk.device)
+                shared[key] = own if source_on is None else own._replace(images=_gather(source_on[chunk.device], own.images))
             placed.append(shared[key])
         return placed
 

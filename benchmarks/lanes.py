@@ -1,0 +1,68 @@
+"""Wide packs: 128 lanes against 8 per step and lane; and 16 learning rates packed into lanes against one trial at a time.
+
+    python -m benchmarks.lanes
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from benchmarks.data import digits_experiment
+from benchmarks.step import STEPS, clray_task
+from benchmarks.timing import interleave, report
+from clray.process import available_cpus, configure_jax
+
+
+def sweep_seconds(max_lanes: int | str, root: Path) -> float:
+    """Wall seconds of 16 learning rates x 8 repeats through Ray, Ray's own start included."""
+    from clray.trials.entry import execute, quiet
+    from clray.trials.plan import plan_sweep
+
+    rates = [round(float(rate), 6) for rate in np.geomspace(0.01, 0.2, 16)]
+    plan = plan_sweep(
+        {
+            "name": "rates",
+            "experiment": digits_experiment(log_frequency=8),
+            "grid": {"optimizer.learning_rate": rates},
+            "resources": {"max_lanes": max_lanes, "num_cpus": 2},
+        }
+    )
+    start = time.perf_counter()
+    result = execute(plan, str(root), quiet, local=False)
+    assert not result.failed, result.failed
+    return time.perf_counter() - start
+
+
+def same_arrays(one: Path, other: Path) -> int:
+    """Number of .npy files compared; all must agree bit for bit."""
+    names = [path.relative_to(one) for path in one.glob("rates/trials/*/*/*.npy")]
+    for name in names:
+        assert np.array_equal(np.load(one / name), np.load(other / name)), name
+    return len(names)
+
+
+def main() -> None:
+    """Measures and prints."""
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        packed = sweep_seconds("auto", Path(one))
+        single = sweep_seconds(1, Path(other))
+        compared = same_arrays(Path(one), Path(other))
+    configure_jax(available_cpus())
+    devices = jax.devices()
+    cases = {f"{lanes} lanes": clray_task(devices, 8, n_repeats=lanes) for lanes in (8, 128)}
+    per = {name: seconds / STEPS / int(name.split()[0]) * 1e6 for name, seconds in interleave(cases, 7).items()}
+    rows = [
+        ("128 lanes against 8, per step and lane, logs every 8", f"{per['128 lanes'] / per['8 lanes']:.2f} x", "<= 1.05 x"),
+        ("16 learning rates x R=8, one at a time / packed, through Ray", f"{single:.1f} / {packed:.1f} s = {single / packed:.1f} x", ">= 4 x"),
+        ("arrays of the packed trials equal those of the same trials alone", f"{compared} files, bit for bit", "all"),
+    ]
+    report("benchmarks.lanes", rows)
+
+
+if __name__ == "__main__":
+    main()
