@@ -16,6 +16,7 @@ import numpy as np
 
 from clray.assembly import evaluation_pool, make_lanes, make_spec
 from clray.config import Experiment
+from clray.core.evaluate import rows_at_once
 from clray.core.program import Spec
 from clray.core.task import init_lanes
 from clray.errors import ResourceError
@@ -79,7 +80,7 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
     per_task = logs * (rows + weights + dense + repeats * 14) + rows
     kept = repeats * sizes.n_pool_classes * sizes.n_kept * hidden * FLOAT
     sample = math.prod(sizes.input_shape) * np.dtype(sizes.dtype).itemsize
-    eval_rows = min(sizes.n_pool * sizes.n_pool_classes, spec.eval_rows)
+    eval_rows = rows_at_once(spec, sizes.n_pool_classes, sizes.n_pool)
     # Training holds all activations of a batch for the gradient and works on half as much again, evaluation on two layers.
     temporary = int(repeats * FLOAT * max(1.5 * sizes.batch_size * total + n_params, eval_rows * largest))
     return Estimate(
@@ -135,17 +136,20 @@ def _activations(spec: Spec) -> tuple[int, int]:
     params, state = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
     images = jax.ShapeDtypeStruct((rows, *spec.input_shape), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x, train=False, key=None)[:2])(params, state, images)
-    per_sample = [math.prod(spec.input_shape), *(size // rows for size in _sizes(jaxpr.jaxpr) if size % rows == 0)]
-    return max(map(sum, zip(per_sample[:-1], per_sample[1:], strict=True))), sum(per_sample[1:])
+    made = [(size // rows, copies) for size, copies in _sizes(jaxpr.jaxpr) if size % rows == 0]
+    in_turn = [math.prod(spec.input_shape), *(size * copies for size, copies in made)]
+    return max(map(sum, zip(in_turn[:-1], in_turn[1:], strict=True))), sum(size for size, _ in made)
 
 
-def _sizes(jaxpr: Any) -> list[int]:
-    """Sizes of what each matrix product and each concatenation of a program makes: what is not fused away."""
-    found: list[int] = []
+def _sizes(jaxpr: Any) -> list[tuple[int, int]]:
+    """(size, copies) of what each matrix product and each concatenation of a program makes: what is not fused away."""
+    found: list[tuple[int, int]] = []
     for equation in jaxpr.eqns:
-        inner = [value for value in equation.params.values() if hasattr(value, "jaxpr") or hasattr(value, "eqns")]
-        for value in inner:
-            found += _sizes(getattr(value, "jaxpr", value))
+        for value in equation.params.values():
+            if hasattr(value, "jaxpr") or hasattr(value, "eqns"):
+                found += _sizes(getattr(value, "jaxpr", value))
         if equation.primitive.name in ("dot_general", "concatenate", "conv_general_dilated", "pad"):
-            found += [var.aval.size for var in equation.outvars]
+            # What is put together from parts is laid out anew for the product that follows.
+            copies = 2 if equation.primitive.name == "concatenate" else 1
+            found += [(var.aval.size, copies) for var in equation.outvars]
     return found

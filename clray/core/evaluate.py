@@ -29,6 +29,17 @@ def scale_images(spec: Spec, pools: Pools, images: Array) -> Array:
     return (images.astype(jnp.float32) * spec.scale - pools.mean) / pools.deviation
 
 
+def classes_at_once(spec: Spec, n_classes: int, per_class: int) -> int:
+    """Whole classes of P samples that are evaluated in one pass: a divisor of U, or 0 where a class is too large for one."""
+    return max((d for d in range(1, n_classes + 1) if n_classes % d == 0 and d * per_class <= spec.eval_rows), default=0)
+
+
+def rows_at_once(spec: Spec, n_classes: int, per_class: int) -> int:
+    """Samples that are evaluated in one pass; a class that is too large is cut into blocks of even size."""
+    whole = classes_at_once(spec, n_classes, per_class)
+    return whole * per_class if whole else -(-per_class // -(-per_class // spec.eval_rows))
+
+
 def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools) -> Evaluation:
     """Evaluates one lane on all its tasks."""
     n_classes, per_class = lane.pool.shape[0], pools.images.shape[1]
@@ -43,8 +54,8 @@ def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools) -> Evaluati
 
     def cut_class(images: Array) -> tuple[Array, Array]:
         """The same for one class that is too large for one pass."""
-        n_blocks = -(-per_class // spec.eval_rows)
-        size = -(-per_class // n_blocks)
+        size = rows_at_once(spec, n_classes, per_class)
+        n_blocks = -(-per_class // size)
         blocks = images[jnp.minimum(jnp.arange(n_blocks * size), per_class - 1).reshape(n_blocks, size)]
 
         def one(block: Array) -> tuple[Array, Array]:
@@ -59,7 +70,7 @@ def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools) -> Evaluati
         hits = (predicted[..., None] == jnp.arange(logits.shape[-1])).sum(axis=1, dtype=jnp.int32)
         return hits, -jax.nn.log_softmax(logits).mean(axis=1), hidden[:, : spec.n_kept]
 
-    at_once = max((d for d in range(1, n_classes + 1) if n_classes % d == 0 and d * per_class <= spec.eval_rows), default=0)
+    at_once = classes_at_once(spec, n_classes, per_class)
     if at_once == n_classes:
         hits, losses, hidden = count(*tables(pools.images if everything else pools.images[lane.pool]))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import optax
 from clray.config import Schedule
 from clray.core.evaluate import scale_images
 from clray.core.program import Lane, LaneState, Pools, Spec
-from clray.strategies.base import Context, Step
+from clray.strategies.base import Context, Step, Unfrozen
 from clray.types import Array, Batch, Params, Purpose
 
 
@@ -115,6 +115,14 @@ def train_step(
     size = sum(jnp.sum(jnp.abs(update)) for update in jax.tree.leaves(updates))
     diverged = state.diverged | ~jnp.isfinite(loss) | ~jnp.isfinite(size)
     moved = LaneState(params, model_state, optimizer_state, strategy_state, state.batches + 1, diverged)
-    kept = jax.tree.map(lambda old, new: jnp.where(diverged, old, new), state._replace(diverged=diverged), moved)
+    kept = _freeze(diverged, state._replace(diverged=diverged), moved)
     hits = jnp.argmax(logits[: spec.batch_size], axis=-1) == labels
     return kept._replace(diverged=diverged), StepLog(loss, hits.mean(dtype=jnp.float32))
+
+
+def _freeze(diverged: Array, before: LaneState, after: LaneState) -> LaneState:
+    def choose(old: Any, new: Any) -> Any:
+        return new if isinstance(new, Unfrozen) else jnp.where(diverged, old, new)
+
+    frozen: LaneState = jax.tree.map(choose, before, after, is_leaf=lambda node: isinstance(node, Unfrozen))
+    return frozen

@@ -68,7 +68,7 @@ def pure_model(options: ModelOptions, input_shape: tuple[int, ...], n_outputs: i
 
     def apply(params: Params, state: ModelState, images: Array, *, train: bool, key: Array | None) -> tuple[Array, Array, ModelState]:
         arrays = {**params, **state}
-        merged = nnx.State.from_flat_path({path: templates[path].replace(arrays[name]) for name, path in paths.items()})
+        merged = nnx.from_flat_state({path: templates[path].replace(arrays[name]) for name, path in paths.items()})
         module = nnx.merge(graph, merged)
         logits, hidden = module(images, train=train, rngs=None if key is None else nnx.Rngs(key))
         new_state = flatten(nnx.state(module, nnx.BatchStat)) if state else state

@@ -18,7 +18,7 @@ from clray.optimizers import TABLE
 
 N_STEPS = 20
 TOLERANCE = 1e-5
-"""torch computes in double precision here; 20 float32 steps on numbers of order 1 are off by less than 3e-6."""
+"""torch computes in double precision here; 20 float32 steps on numbers of order 1 are off by less than 2e-6."""
 
 Torch = Callable[[Any], torch.optim.Optimizer]
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_digits
 
+from clray.config import Experiment
 from clray.core.task import init_lanes
 from clray.data.order import batch_order
 from clray.types import Purpose
@@ -207,13 +208,18 @@ def assert_trial_equals(plain: Plain) -> None:
     """Every file of every task."""
     for task, expected in plain.tasks():
         folder = plain.trial.folder / f"task_{task:03d}"
-        assert_tables_equal(folder, expected)
+        assert_tables_equal(folder, expected, plain.experiment)
         assert_tensors_equal(folder, expected)
 
 
-def assert_tables_equal(folder: Path, expected: Arrays) -> None:
+def assert_tables_equal(folder: Path, expected: Arrays, experiment: Experiment) -> None:
+    """The tables of one task: rows in the order of their axes, and their values."""
     metrics, end, train = (table(folder, f"{name}.parquet") for name in ("metrics", "end", "train"))
-    assert metrics["step"].tolist() == np.repeat(expected["step"][:, 0], expected["accuracy"][0].size).tolist()
+    steps, repeats, tasks = expected["step"][:, 0].tolist(), experiment.repeat_numbers, experiment.eval_task_numbers
+    rows = [(step, repeat, task) for step in steps for repeat in repeats for task in tasks]
+    assert list(zip(metrics["step"], metrics["repeat"], metrics["eval_task"], strict=True)) == rows
+    assert list(zip(end["repeat"], end["eval_task"], strict=True)) == [row[1:] for row in rows[: len(repeats) * len(tasks)]]
+    assert list(zip(train["step"], train["repeat"], strict=True)) == [(step, repeat) for step in steps for repeat in repeats]
     assert_accuracy_equals(metrics["accuracy"], expected["accuracy"])
     assert_accuracy_equals(end["accuracy"], expected["end_accuracy"])
     assert_accuracy_equals(train["accuracy"], expected["train_accuracy"])

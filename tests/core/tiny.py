@@ -20,7 +20,7 @@ from clray.artifacts import TrialFolders
 from clray.assembly import make_lanes
 from clray.config import Experiment
 from clray.core.lanes import ChunkedLanes, HostLogs, plan_chunks
-from clray.core.program import Lane
+from clray.core.program import Lane, TaskArrays
 from clray.experiment import Draw, Member, TrialPack
 from clray.store.checkpoint import unpack_state
 from clray.store.filesystem import Storage
@@ -73,6 +73,10 @@ class OneTrial:
     def draw(self) -> Draw:
         return self.pack.draw_of[self.experiment.seed]
 
+    def data(self, task: int) -> TaskArrays:
+        """Host arrays of a task, a row a repeat."""
+        return self.draw.task(task, pixels=True)
+
     def lanes(self, **traced: Any) -> Lane:
         """Its lanes as host arrays; ``traced`` replaces options of the optimizer, one value a lane."""
         lanes = make_lanes(self.experiment, self.draw.pool, self.draw.labels)
@@ -94,10 +98,10 @@ def prepare(
     *experiments: Mapping[str, Any],
     folder: Path,
     devices: list[jax.Device] | None = None,
-    width: int | None = None,
     report: Callable[[Mapping[str, Any]], None] | None = None,
+    **options: Any,
 ) -> list[OneTrial]:
-    """Trials of one pack, ready to run into ``folder``, on one device unless told otherwise."""
+    """Trials of one pack, ready to run into ``folder``, on one device unless told otherwise; ``options`` of ``TrialPack``."""
     attempt = f"{1 + len(list(folder.glob('attempt-*'))):03d}"
     folder.mkdir(exist_ok=True)
     (folder / f"attempt-{attempt}").touch()
@@ -105,7 +109,7 @@ def prepare(
     for experiment in experiments:
         trial = plan_run(experiment).trials[0]
         members.append(Member(trial.experiment, TrialFolders(Storage.of(folder), trial.trial_id, f"{attempt}-test"), report))
-    pack = TrialPack(members, devices or jax.local_devices()[:1], width)
+    pack = TrialPack(members, devices or jax.local_devices()[:1], **options)
     return [OneTrial(pack, member) for member in members]
 
 
@@ -153,19 +157,20 @@ def train(trial: OneTrial, lanes: Lane, devices: list[jax.Device], width: int, n
     found: list[Arrays] = [{} for _ in rows]
     horizon = trial.pack.sizes.n_tasks * trial.pack.sizes.total_batches
     for task in range(n_tasks):
-        states, logs = chunked.train(states, chunked.place(trial.draw.task(task), rows), task, horizon)
+        states, logs = chunked.train(states, chunked.place(trial.data(task), rows), task, horizon)
         host = chunked.fetch_logs(logs)
         for lane in range(len(rows)):
-            found[lane] |= {f"{task} {name}": array for name, array in _logs_of(host, lane).items()}
+            found[lane] |= {f"{task} {name}": array for name, array in logs_of(host, lane).items()}
     for name, leaf in chunked.fetch_state(states).items():
         for lane in range(len(rows)):
             found[lane][f"state {name}"] = leaf[lane]
     return found
 
 
-def _logs_of(host: HostLogs, lane: int) -> Arrays:
+def logs_of(host: HostLogs, lane: int) -> Arrays:
+    """Everything that one lane logged in one task, [L, ...] each."""
     arrays = {name: getattr(host, name)[:, lane] for name in ("accuracy", "loss", "train_accuracy", "train_loss")}
     arrays |= {"end_accuracy": host.end_accuracy[lane], "end_loss": host.end_loss[lane]}
     arrays |= {name: np.stack(list(host.weights(name, [lane]))) for name in host.weight_shapes}
-    arrays["hidden"] = np.stack([host.hidden_at(log, lane) for log in range(host.n_logs)])
+    arrays["hidden"] = np.stack([states[0] for states in host.hidden([lane])])
     return arrays

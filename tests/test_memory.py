@@ -1,0 +1,68 @@
+"""Estimates of memory against what XLA and the disk say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import clray
+from clray.core.task import train_task
+from clray.errors import ResourceError
+from clray.experiment import TrialPack, _Sequence
+from clray.memory import estimate, segments_that_fit
+from tests.core.tiny import prepare, tiny
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model__hidden": [64, 64]},
+        {"model": {"name": "cnn", "hidden": 32}},
+        {"logging": {"log_frequency": 15, "n_subsamples": 6, "weights": False, "representations": "none"}},
+        {"optimizer": {"name": "adam"}, "model__hidden": [128]},
+    ],
+    ids=["tiny", "wider", "cnn", "no logs", "adam"],
+)
+def test_estimate_is_within_30_percent_of_the_compiled_program(tmp_path: Path, changes: dict[str, Any]) -> None:
+    trial = prepare(tiny(**changes), folder=tmp_path)[0]
+    pack = TrialPack([trial.member], jax.local_devices()[:1], width=4)
+    sequence = _Sequence(pack, pack.members)
+    data = sequence.lanes.place(sequence._build(0), sequence.row_of_lane)
+    device = sequence.chunks[0].device
+    numbers = (np.int32(0), np.int32(1), np.int32(0))
+    arguments = (sequence.lanes.init()[0], sequence.lanes.lanes_of[0], sequence.lanes.pools_on[device], data[0], *numbers)
+    measured = train_task.lower(pack.spec, *arguments).compile().memory_analysis()
+    total = measured.argument_size_in_bytes + measured.output_size_in_bytes + measured.temp_size_in_bytes
+    assert estimate(trial.experiment, pack.sizes).program == pytest.approx(total, rel=0.3)
+
+
+def test_estimate_of_the_disk_is_within_30_percent_of_the_files(tmp_path: Path) -> None:
+    results = clray.run(tiny(model__hidden=[64, 64]), output=tmp_path)
+    trial = results.trial("t_")
+    folder = tmp_path / "tiny" / "trials" / trial.trial_id
+    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    ready = prepare(tiny(model__hidden=[64, 64]), folder=tmp_path / "other")[0]
+    assert estimate(trial.experiment, ready.pack.sizes).disk == pytest.approx(written, rel=0.3)
+
+
+def test_logs_that_do_not_fit_come_in_the_fewest_equal_segments(tmp_path: Path) -> None:
+    trial = prepare(tiny(logging__log_frequency=1), folder=tmp_path)[0]  # L = 15
+    need = 2 * estimate(trial.experiment, trial.pack.sizes).logs
+    fits = {available: segments_that_fit(trial.experiment, trial.pack.sizes, 1, available) for available in (need, need - 1, need // 4)}
+    assert fits == {need: 1, need - 1: 3, need // 4: 5}
+
+
+def test_a_log_point_that_cannot_fit_is_refused_with_the_arithmetic(tmp_path: Path) -> None:
+    trial = prepare(tiny(), folder=tmp_path)[0]
+    with pytest.raises(ResourceError, match="one log point of 4 lanes takes 0 MiB .* Lower resources.max_lanes"):
+        segments_that_fit(trial.experiment, trial.pack.sizes, 1, 100)
+
+
+def test_a_pack_of_other_programs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs another program"):
+        prepare(tiny(), tiny(model__hidden=[8]), folder=tmp_path)
