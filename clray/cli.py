@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import signal
 import sys
+import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -13,9 +13,10 @@ import typer
 
 from clray import __version__
 from clray.errors import UserError
+from clray.signals import EXIT_CODES, leave, resumable
 
-EXIT_FAILED_TRIALS, EXIT_USER = 1, 2
-EXIT_SIGINT, EXIT_SIGTERM = 130, 143
+EXIT_FAILED_TRIALS = 1
+STARTED = time.perf_counter()
 
 app = typer.Typer(
     name="clray",
@@ -59,6 +60,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except SystemExit as end:
+        if end.code in EXIT_CODES:
+            leave(int(end.code or 0))
+        raise
 
 
 @app.callback(invoke_without_command=True)
@@ -69,15 +74,28 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 
 
 @app.command()
-def run(file: File, settings: Settings = None, output: Output = "results", quiet: Quiet = False) -> None:
+def run(
+    file: File,
+    settings: Settings = None,
+    output: Output = "results",
+    quiet: Quiet = False,
+    profile: Annotated[str | None, typer.Option(metavar="DIR", help="Write a trace for TensorBoard or Perfetto there.")] = None,
+) -> None:
     """Run one experiment in this process, without Ray. Given again, it resumes."""
-    from clray.trials.plan import parse_settings, plan_run
+    with resumable() as stops:
+        from clray.trials.plan import parse_settings, plan_run
 
-    with _resumable("run", quiet):
         plan = plan_run(file, parse_settings(settings or []))
-        if not quiet and "grid" in _top_level(file):
-            print(f"{file} is a sweep: running its base experiment only", file=sys.stderr)
-        _execute(plan, output, quiet, local=True, retry_failed=True)
+        axes = [key for key in ("grid", "zip", "cases", "random") if key in _top_level(file)]
+        if axes and not quiet:
+            without = ", ".join(axes)
+            print(f"{file} is a sweep: running its base experiment, without {without}. All of it: clray sweep {file}", file=sys.stderr)
+        imported = time.perf_counter() - STARTED
+        stops.begin()
+        with _profiled(profile):
+            _execute(plan, output, quiet, local=True, retry_failed=True)
+        if not quiet:
+            _print_phases(plan, output, imported)
 
 
 @app.command()
@@ -93,17 +111,18 @@ def sweep(
     force: Annotated[bool, typer.Option("--force", help="Take over the folder from a driver that still holds it.")] = False,
 ) -> None:
     """Run a sweep on Ray: every trial that is not finished yet. Given again, it resumes."""
-    from clray.trials.plan import parse_settings, plan_sweep
-
     if local and address:
         raise UserError("--local runs without Ray and --address names a Ray cluster: give one of them")
-    with _resumable("sweep", quiet):
+    with resumable() as stops:
+        from clray.trials.plan import parse_settings, plan_sweep
+
         plan = plan_sweep(file, parse_settings(settings or []))
         if dry_run:
             from clray.trials.dry_run import print_dry_run
 
             print_dry_run(plan, output)
             return
+        stops.begin()
         _execute(plan, output, quiet, local=local, address=address, retry_failed=retry_failed, force=force)
 
 
@@ -145,7 +164,7 @@ def list_plugins(kind: Annotated[Kind, typer.Argument(help="What to list.")]) ->
     rows = Table(box=None, pad_edge=False, show_header=False)
     for name, (_, description) in table(kind.value).items():
         rows.add_row(name, description)
-    Console().print(rows)
+    Console(width=None if sys.stdout.isatty() else 200).print(rows)
 
 
 @app.command()
@@ -161,7 +180,7 @@ def schema(kind: Annotated[Schema, typer.Argument(help="Which file.")]) -> None:
 def _execute(plan: Any, output: str, quiet: bool, **options: Any) -> None:
     from rich.console import Console
 
-    from clray.display import Display, failures_table, trials_table
+    from clray.display import Display, count, failures_table, trials_table
     from clray.trials.entry import execute
 
     with Display({trial.trial_id: trial.params for trial in plan.trials}, quiet) as display:
@@ -170,38 +189,44 @@ def _execute(plan: Any, output: str, quiet: bool, **options: Any) -> None:
     if not quiet:
         console.print(trials_table(result.rows))
         if result.kept:
-            console.print(f"{len(result.kept)} trials of earlier versions of this sweep are kept in the same folder", highlight=False)
+            console.print(
+                f"{count(len(result.kept), 'more trial')} of earlier versions of this sweep in the same folder, kept", highlight=False
+            )
         console.print(f"files: {result.root}/  (trials.parquet, trials/)", highlight=False, markup=False)
     if result.failed:
-        Console(stderr=True).print(failures_table(result.failed))
+        Console(stderr=True, width=None if sys.stderr.isatty() else 200).print(failures_table(result.failed))
         print(f"logs and tracebacks: {result.root}/trials/<trial>/attempts/", file=sys.stderr)
         if not options.get("retry_failed"):
             print("once the cause is mended, give the command again with --retry-failed", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED_TRIALS)
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 @contextlib.contextmanager
-def _resumable(command: str, quiet: bool) -> Iterator[None]:
-    """Ends in order on SIGINT and SIGTERM: what is committed stays, and the command that resumes is printed."""
-
-    def terminate(number: int, frame: Any) -> None:
-        raise _Terminated
-
-    previous = signal.signal(signal.SIGTERM, terminate)
-    try:
+def _profiled(folder: str | None) -> Iterator[None]:
+    """Writes a trace of everything JAX does in the body."""
+    if folder is None:
         yield
-    except (KeyboardInterrupt, _Terminated) as stop:
-        import shlex
+        return
+    from clray.process import available_cpus, configure_jax
 
-        print(f"interrupted; finished work is kept. To go on: {shlex.join(['clray', *sys.argv[1:]])}", file=sys.stderr, flush=True)
-        code = EXIT_SIGINT if isinstance(stop, KeyboardInterrupt) else EXIT_SIGTERM
-        raise typer.Exit(code) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    configure_jax(available_cpus())  # before the profiler starts a backend
+    import jax
+
+    with jax.profiler.trace(folder, create_perfetto_trace=True):
+        yield
+    print(f"trace: {folder}/  (TensorBoard's profile plugin, or perfetto_trace.json.gz in Perfetto)", file=sys.stderr)
+
+
+def _print_phases(plan: Any, output: str, imported: float) -> None:
+    """Where the seconds of one run went. Phases overlap, so they can add up to more than the whole."""
+    from clray.store.layout import SweepLayout
+    from clray.trials.status import read_json
+    from clray.trials.sweep import sweep_root
+
+    result = read_json(sweep_root(output, plan.name), SweepLayout().trial(plan.trials[0].trial_id).result)
+    if result:
+        phases = {"import": imported, **result["phases"]}
+        print("seconds (phases overlap): " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items()))
 
 
 def _top_level(file: str) -> dict[str, Any]:

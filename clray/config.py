@@ -187,6 +187,11 @@ class StrategyOptions(PluginOptions):
         """A ``clray.strategies.base.Strategy``: a NamedTuple of pure functions."""
         raise NotImplementedError
 
+    def misfit(self, sizes: Any) -> str | None:
+        """What does not fit the sizes of the experiment (``clray.sizes.Sizes``), as ``key: reason``; None where all fits."""
+        del sizes
+        return None
+
 
 class Sequence(Table):
     """Which classes make up which task."""

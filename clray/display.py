@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -152,7 +153,7 @@ def trials_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for title in ("ACC ± SEM", "forgetting ± SEM", "seconds"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        cells = [row["trial_id"], *(show_value(row.get(key)) for key in params)]
+        cells = [row["trial_id"], *(escape(show_value(row.get(key))) for key in params)]
         if failures:
             cells.append(row["status"])
         seconds = "" if row.get("seconds") is None else f"{row['seconds']:.1f}"
@@ -166,7 +167,7 @@ def failures_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for title in ("failed trial", "attempts", "error"):
         table.add_column(title)
     for row in rows:
-        table.add_row(row["trial_id"], str(row["attempts"]), row["error"] or row["status"])
+        table.add_row(row["trial_id"], str(row["attempts"]), escape(row["error"] or row["status"]))
     return table
 
 

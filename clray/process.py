@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 
 
 def available_cpus() -> int:
@@ -27,9 +28,29 @@ def configure_jax(num_cpus: float, num_gpus: float | None = None) -> None:
     os.environ.setdefault("PJRT_NPROC", str(max(1, int(num_cpus))))
     import jax
 
+    _keep_compiled_programs()
     with contextlib.suppress(RuntimeError):  # raised where a backend runs already
         jax.config.update("jax_num_cpu_devices", max(1, int(num_cpus)))
     if num_gpus:
         found = {device.platform for device in jax.local_devices()}
         if found == {"cpu"}:
             raise RuntimeError(f"the task was given {num_gpus:g} GPU but JAX sees only CPUs; install clray[cuda] on this node")
+
+
+def _keep_compiled_programs() -> None:
+    """Lets JAX keep compiled programs on this machine's own disk, so that the next process need not compile them again.
+
+    JAX keys entries by its version, the program and the device, and compiles anew where an entry cannot be read.
+    ``CLRAY_COMPILED_DIR`` names another folder, or ``off``; a cache that is set up by JAX's own options is left alone.
+    """
+    import jax
+
+    folder = os.environ.get("CLRAY_COMPILED_DIR") or os.path.join(tempfile.gettempdir(), f"clray-compiled-{os.getuid()}")
+    if folder == "off" or jax.config.jax_compilation_cache_dir:
+        return
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if os.stat(folder).st_uid != os.getuid():
+            return  # programs are loaded and run from there: nobody else may write it
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

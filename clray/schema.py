@@ -8,12 +8,14 @@ from clray import plugins
 from clray.config import Experiment, Sweep
 from clray.documents import PLUGIN_TABLES
 
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
 
 def json_schema(kind: str) -> dict[str, Any]:
     """The schema of an ``experiment`` or ``sweep`` file (JSON Schema 2020-12)."""
     experiment = _experiment()
     if kind == "experiment":
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "clray experiment", **experiment}
+        return {**experiment, "$schema": DIALECT, "title": "clray experiment"}
     sweep = Sweep.model_json_schema()
     definitions = experiment.pop("$defs") | sweep.pop("$defs", {})
     # A base experiment may leave to the axes what they vary, so nothing in it is required here.
@@ -21,7 +23,7 @@ def json_schema(kind: str) -> dict[str, Any]:
     sweep["properties"]["experiment"] = {
         "anyOf": [{"$ref": "#/$defs/Experiment"}, {"type": "string", "description": "path of an experiment file"}]
     }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "clray sweep", **sweep, "$defs": definitions}
+    return {**sweep, "$schema": DIALECT, "title": "clray sweep", "$defs": definitions}
 
 
 def _experiment() -> dict[str, Any]:

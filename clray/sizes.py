@@ -92,7 +92,7 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
     evaluated = len(experiment.eval_task_numbers)
     most_classes = evaluated * n_classes
     takes_images = experiment.model.takes_images
-    return Sizes(
+    sizes = Sizes(
         n_tasks=sequence.n_tasks,
         n_repeats=len(experiment.repeat_numbers),
         classes_per_task=n_classes,
@@ -108,3 +108,7 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
         input_shape=info.shape if takes_images else (info.shape[0] * info.shape[1] * info.shape[2],),
         dtype=info.dtype,
     )
+    for position, options in enumerate(experiment.strategy):
+        if reason := options.misfit(sizes):
+            raise ConfigError(f"strategy.{f'{position}.' if len(experiment.strategy) > 1 else ''}{reason}")
+    return sizes

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from clray.display import count, show_age, show_bytes, show_value
+from clray.memory import Estimate, estimate
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
-from clray.memory import Estimate, estimate
 from clray.trials.expand import Trial
 from clray.trials.pack import pack_key
 from clray.trials.plan import Plan
@@ -30,11 +32,16 @@ def print_dry_run(plan: Plan, output: str) -> None:
     console.print(_table(plan.trials[:SHOWN], needs))
     if len(plan.trials) > SHOWN:
         console.print(f"... and {len(plan.trials) - SHOWN} more", highlight=False)
-    done = _finished(plan, storage)
+    before = _before(plan, storage)
     merged = f" ({plan.n_points} points, equal ones merged)" if plan.n_points > len(plan.trials) else ""
-    shared = f"{count(programs, 'compiled program')} for all"
-    to_run = f"{len(done)} finished before, {len(plan.trials) - len(done)} to run in {storage.display}/"
-    console.print(f"{count(len(plan.trials), 'trial')}{merged}, {shared}; {to_run}", highlight=False, soft_wrap=True)
+    failed = f", {before['failed']} failed before (--retry-failed)" if before["failed"] else ""
+    left = len(plan.trials) - before["finished"] - before["failed"]
+    console.print(
+        f"{count(len(plan.trials), 'trial')}{merged}, {count(programs, 'compiled program')} for all; "
+        f"{before['finished']} finished before{failed}, {left} to run in {storage.display}/",
+        highlight=False,
+        soft_wrap=True,
+    )
     known = [need for need in needs if need]
     if known:
         console.print(
@@ -42,9 +49,11 @@ def print_dry_run(plan: Plan, output: str) -> None:
             f"{show_bytes(max(need.host for need in known))} beside JAX itself, device {show_bytes(max(need.device for need in known))}",
             highlight=False,
         )
-    _print_time(console, plan, storage, done)
+    _print_time(console, plan, storage, left)
     if len(known) < len(needs):
-        console.print("? : not known before the data set is prepared; see clray data prepare", highlight=False)
+        console.print(
+            "? : not known: the data set is not prepared yet (clray data prepare), or the model fails while it is built", highlight=False
+        )
 
 
 def _needs(plan: Plan) -> tuple[int, list[Estimate | None]]:
@@ -67,24 +76,26 @@ def _table(trials: Sequence[Trial], needs: Sequence[Estimate | None]) -> Table:
         table.add_column(title, justify="left" if title == "trial" else "right", no_wrap=True)
     for trial, need in zip(trials, needs, strict=False):
         shown = (f"{need.parameters:,}", *map(show_bytes, (need.disk, need.host, need.device))) if need else ("?",) * 4
-        table.add_row(trial.trial_id, *(show_value(trial.params[key]) if key in trial.params else "" for key in params), *shown)
+        values = (escape(show_value(trial.params[key])) if key in trial.params else "" for key in params)
+        table.add_row(trial.trial_id, *values, *shown)
     return table
 
 
-def _finished(plan: Plan, storage: Storage) -> set[str]:
+def _before(plan: Plan, storage: Storage) -> Counter[str]:
+    """How many trials an earlier run finished, and how many of them failed and would not run again by themselves."""
     layout = SweepLayout()
     there = set(storage.list_names(layout.trials))
     begun = [trial.trial_id for trial in plan.trials if trial.trial_id in there]
-    return {name for name in begun if read_status(storage, layout.trial(name), driver_alive=False, commits=False).status in FINISHED}
+    statuses = [read_status(storage, layout.trial(name), driver_alive=False, commits=False) for name in begun]
+    return Counter("finished" if s.status in FINISHED else "failed" for s in statuses if s.status in FINISHED or s.cause == "program")
 
 
-def _print_time(console: Console, plan: Plan, storage: Storage, done: set[str]) -> None:
+def _print_time(console: Console, plan: Plan, storage: Storage, left: int) -> None:
     """By the trials that are finished; nothing before the first."""
-    if not done or len(done) == len(plan.trials):
-        return
-    seconds = [row["seconds"] for row in read_rows(storage, SweepLayout()) if row["trial_id"] in done and row["seconds"]]
-    if seconds:
-        each, left = statistics.median(seconds), len(plan.trials) - len(done)
+    ids = {trial.trial_id for trial in plan.trials}
+    seconds = [row["seconds"] for row in read_rows(storage, SweepLayout()) if row["trial_id"] in ids and row["seconds"]]
+    if seconds and left:
+        each = statistics.median(seconds)
         console.print(
             f"time {show_age(each * left)} on one slot: {count(left, 'trial')} at {each:.1f} s, the median of {len(seconds)} finished",
             highlight=False,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from clray.errors import ConfigError, HeldError, OutputError, ResourceError, UserError
+from clray.signals import kept_signals
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 from clray.trials.job import OnEvent
 from clray.trials.plan import Plan, plan_run, plan_sweep
-from clray.trials.runner_local import LocalRunner
+from clray.trials.runner_local import LocalRunner, Runner
 from clray.trials.status import is_alive, read_json
 from clray.trials.sweep import SweepResult, run_plan, sweep_root
 
@@ -52,8 +55,17 @@ def execute(
             check_address(address)
         from clray.trials.runner_ray import RayRunner
 
-        runner = RayRunner(plan.sweep.resources, address)
+        runner = connected(RayRunner(plan.sweep.resources, address))
     return run_plan(plan, storage, runner, on_event, retry_failed)
+
+
+@contextlib.contextmanager
+def connected(runner: AbstractContextManager[Runner]) -> Iterator[Runner]:
+    """The runner, entered without the signal handlers that it brings along."""
+    with contextlib.ExitStack() as stack:
+        with kept_signals():
+            active = stack.enter_context(runner)
+        yield active
 
 
 def checked_output(output: str, name: str) -> Storage:
@@ -94,8 +106,8 @@ def refuse_second_driver(storage: Storage, force: bool) -> None:
     Raises:
         HeldError: naming the driver.
     """
-    lease = read_json(storage, SweepLayout().lease)
-    if lease and not force and is_alive(storage, SweepLayout()):
+    lease = None if force else read_json(storage, SweepLayout().lease)
+    if lease and is_alive(storage, SweepLayout()):
         raise HeldError(
             f"{storage.display} is driven by process {lease.get('pid')} on {lease.get('host')} since {lease.get('start')}. Wait for it, "
             "choose another --output, or take over with --force if you know that it is gone"

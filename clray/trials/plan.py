@@ -27,7 +27,7 @@ class Plan:
         sweep: the sweep; one point without axes for ``clray run``.
         document: the sweep as resolved (overrides applied, experiment in place), plain data for sweep.yaml.
         trials: in the order of expansion.
-        sizes: trial id to sizes; None where the data set says nothing before it is prepared.
+        sizes: trial id to sizes; None where the data set says nothing before it is prepared, or the model cannot be built.
         source: file name for messages and for the command that resumes.
     """
 
@@ -128,7 +128,7 @@ def _override(document: Document, base: Document, settings: Mapping[str, Any]) -
 def _sizes(trials: Sequence[Trial], base: Document, document: Document) -> dict[str, Sizes | None]:
     infos: dict[Any, DatasetInfo | None] = {}
     sizes: dict[str, Sizes | None] = {}
-    checked: set[Any] = set()
+    checked: dict[Any, bool] = {}
     for trial in trials:
         options = trial.experiment.dataset
         try:
@@ -137,28 +137,33 @@ def _sizes(trials: Sequence[Trial], base: Document, document: Document) -> dict[
                 infos[options] = describe(options)
             info = infos[options]
             found = sizes_of(trial.experiment, info) if info else None
-            if found:
-                _check_model(trial.experiment, found, checked)
+            sizes[trial.trial_id] = found if found and _can_be_built(trial.experiment, found, checked) else None
         except ConfigError as error:
             raise _located(error, base, document, trial) from None
-        sizes[trial.trial_id] = found
     return sizes
 
 
-def _check_model(experiment: Experiment, sizes: Sizes, checked: set[Any]) -> None:
-    """Whether the model takes images of this shape; by shapes alone, once for each kind of model and shape."""
-    key = type(experiment.model), sizes.input_shape
-    if key in checked:
-        return
-    checked.add(key)
-    from clray.models.pure import pure_model
+def _can_be_built(experiment: Experiment, sizes: Sizes, checked: dict[Any, bool]) -> bool:
+    """Whether the model can be built for images of this shape, which takes shapes alone; False where it fails inside.
 
-    try:
-        pure_model(experiment.model.structure(), sizes.input_shape, sizes.classes_per_task)
-    except ConfigError as error:
-        raise ConfigError(f"model: {error}") from None
-    except Exception:
-        return  # an error inside a model of the user's own: the trial fails and keeps the traceback
+    clray's own models are looked at once for each shape, since nothing else can be wrong with them.
+
+    Raises:
+        ConfigError: the model says that it does not take such images.
+    """
+    options = experiment.model.structure()
+    key = options if ":" in options.name else type(options), sizes.input_shape
+    if key not in checked:
+        from clray.models.pure import pure_model
+
+        try:
+            pure_model(options, sizes.input_shape, sizes.classes_per_task)
+            checked[key] = True
+        except ConfigError as error:
+            raise ConfigError(f"model: {error}") from None
+        except Exception:  # a bug in a model of the user's own: its trial will fail, with a traceback, and stop no other
+            checked[key] = False
+    return checked[key]
 
 
 def _located(error: ConfigError, base: Document, document: Document, trial: Trial) -> ConfigError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from clray.display import show_age, show_value
@@ -36,11 +37,11 @@ def print_status(folder: str) -> None:
         found = read_status(storage, layout.trial(trial_id), alive)
         counts[found.status] += 1
         row = rows.get(trial_id, {})
-        error = f"{found.cause}: {found.error}" if found.error else ""
-        shown = (show_value(row[key]) if row.get(key) is not None else "" for key in params)
+        error = escape(f"{found.cause}: {found.error}") if found.error else ""
+        shown = (escape(show_value(row[key])) if row.get(key) is not None else "" for key in params)
         table.add_row(trial_id, *shown, found.status, str(found.tasks), str(found.attempts), show_age(found.last_commit), error)
     console = Console(width=None if Console().is_terminal else 200)
     console.print(table)
     age = driver_age(storage, layout)
-    driver = "no driver" if age is None else f"driver seen {show_age(age)} ago"
+    driver = "no driver" if age is None else f"driver {'seen' if alive else 'gone, last seen'} {show_age(age)} ago"
     console.print(f"{', '.join(f'{n} {status}' for status, n in counts.most_common())}; {driver}", highlight=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,9 +74,10 @@ def driver_age(storage: Storage, layout: SweepLayout) -> float | None:
 
 
 def is_alive(storage: Storage, layout: SweepLayout) -> bool:
-    """Whether a driver works on the sweep now."""
-    age = driver_age(storage, layout)
-    return age is not None and age < STALE_SECONDS
+    """Whether a driver works on the sweep now. One that was killed on this machine is known to be gone before its lease is stale."""
+    lease = read_json(storage, layout.lease) or {}
+    age = _age(lease.get("renewed", ""))
+    return age < STALE_SECONDS and not (lease.get("host") == socket.gethostname() and _is_gone(lease.get("pid")))
 
 
 def read_json(storage: Storage, path: str) -> dict[str, Any] | None:
@@ -91,6 +94,16 @@ def _commits(storage: Storage, trial: TrialLayout) -> tuple[int, float | None]:
     committed = {name: record for name in folders if (record := read_json(storage, trial.commit(name))) is not None}
     ages = [_age(record["time"]) for record in committed.values() if "time" in record]
     return sum(task_of(name) is not None for name in committed), min(ages, default=None)
+
+
+def _is_gone(pid: Any) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, TypeError, OverflowError):
+        return False
+    return False
 
 
 def _age(time: str) -> float:
