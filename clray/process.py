@@ -46,7 +46,7 @@ def _keep_compiled_programs() -> None:
     import jax
 
     folder = os.environ.get("CLRAY_COMPILED_DIR") or os.path.join(tempfile.gettempdir(), f"clray-compiled-{os.getuid()}")
-    if folder == "off" or jax.config.jax_compilation_cache_dir:
+    if folder == "off" or getattr(jax.config, "jax_compilation_cache_dir", None):
         return
     with contextlib.suppress(OSError):
         os.makedirs(folder, mode=0o700, exist_ok=True)

@@ -16,6 +16,7 @@ def private_data_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     """Prepared data goes to one temporary folder a session, and data sets of the user's are out of sight."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLRAY_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CLRAY_COMPILED_DIR", str(tmp_path_factory.mktemp("compiled")))
         patch.setenv("CLRAY_DATA_DIR", str(tmp_path_factory.mktemp("no-data")))
         yield
 

@@ -80,7 +80,14 @@ def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools) -> Evaluati
         hits, losses, hidden = (part.reshape(n_classes, *part.shape[2:]) for part in parts)
 
     label = jnp.arange(lane.labels.shape[1])
-    accuracy = hits[lane.labels, label].sum(axis=1) / jnp.float32(per_class * lane.labels.shape[1])
+    accuracy = exact_fraction(hits[lane.labels, label].sum(axis=1), per_class * lane.labels.shape[1])
     loss = losses[lane.labels, label].mean(axis=1)
-    frozen = state.diverged
+    # Parameters can be finite and yet too large for any logit to be: the last update of all has nothing after it to tell.
+    frozen = state.diverged | ~jnp.isfinite(loss).all()
     return Evaluation(jnp.where(frozen, jnp.nan, accuracy), jnp.where(frozen, jnp.nan, loss), hidden)
+
+
+def exact_fraction(hits: Array, n: int) -> Array:
+    """``hits / n`` as the nearest float32: compiled, a division by a constant is a product with its rounded inverse."""
+    quotient = hits / jnp.float32(n)
+    return quotient + (hits - quotient * n) / n

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from clray.config import Schedule
-from clray.core.evaluate import scale_images
+from clray.core.evaluate import exact_fraction, scale_images
 from clray.core.program import Lane, LaneState, Pools, Spec
 from clray.strategies.base import Context, Step, Unfrozen
 from clray.types import Array, Batch, Params, Purpose
@@ -116,8 +116,9 @@ def train_step(
     diverged = state.diverged | ~jnp.isfinite(loss) | ~jnp.isfinite(size)
     moved = LaneState(params, model_state, optimizer_state, strategy_state, state.batches + 1, diverged)
     kept = _freeze(diverged, state._replace(diverged=diverged), moved)
-    hits = jnp.argmax(logits[: spec.batch_size], axis=-1) == labels
-    return kept._replace(diverged=diverged), StepLog(loss, hits.mean(dtype=jnp.float32))
+    hits = (jnp.argmax(logits[: spec.batch_size], axis=-1) == labels).sum()
+    log = StepLog(loss, exact_fraction(hits, spec.batch_size))
+    return kept._replace(diverged=diverged), jax.tree.map(lambda value: jnp.where(diverged, jnp.nan, value), log)
 
 
 def _freeze(diverged: Array, before: LaneState, after: LaneState) -> LaneState:

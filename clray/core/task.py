@@ -22,7 +22,11 @@ PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "bfloat
 """Matrix products of float32 arrays on a GPU: in full, with inputs rounded to 10 bits of mantissa, or to 7. CPUs ignore it."""
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "purpose"))
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""For programs that run once: random bits take seconds to optimise and microseconds to draw."""
+
+
+@functools.partial(jax.jit, static_argnames=("spec", "purpose"), compiler_options=QUICK_COMPILE)
 def init_lanes(spec: Spec, lanes: Lane, task: Array, purpose: Purpose = Purpose.INIT) -> LaneState:
     """Fresh state of W lanes.
 

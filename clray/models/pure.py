@@ -49,7 +49,12 @@ def pure_model(options: ModelOptions, input_shape: tuple[int, ...], n_outputs: i
         ConfigError: the module carries variables other than parameters and batch statistics, or returns something else than
             logits and hidden states.
     """
-    graph, params, rest = _split(nnx.eval_shape(lambda: options.build(input_shape, n_outputs, nnx.Rngs(0))))
+    try:
+        graph, params, rest = _split(nnx.eval_shape(lambda: options.build(input_shape, n_outputs, nnx.Rngs(0))))
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the user's own module does
+        raise ConfigError(f"model.name: {options.name!r} cannot be built for {input_shape}: {type(error).__name__}: {error}") from error
     templates = {**_flat(params), **_flat(rest)}
     paths = {".".join(str(part) for part in path): path for path in templates}
     stray = [name for name, path in paths.items() if not isinstance(templates[path], (nnx.Param, nnx.BatchStat))]

@@ -27,6 +27,16 @@ from clray.types import Array, Batch, Hyper, Params
 StrategyState = Any
 
 
+class Unfrozen(NamedTuple):
+    """A part of a state that goes on changing in a lane that has diverged, where nobody looks at it any more.
+
+    All else is frozen at the last finite step by choosing between old and new in every batch, which copies it. This spares
+    the large arrays of a replay buffer that copy.
+    """
+
+    value: Any
+
+
 class StaticSizes(NamedTuple):
     """What is fixed when the program is compiled: the shapes that states may be made of.
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from clray import experiment as experiment_module
 from clray.core.lanes import ChunkedLanes, plan_chunks
+from clray.experiment import Draw
 from tests.core.plain_loop import Mlp, Plain, digits, torch_sgd
 from tests.core.tiny import Arrays, OneTrial, arrays_of, assert_same_bits, table, tiny
 from tests.core.tiny import train as train_lanes
@@ -114,18 +114,18 @@ def result_of(trial: OneTrial) -> dict[str, Any]:
     return json.loads((trial.folder / "RESULT.json").read_text())
 
 
-def test_a_trial_with_one_diverged_repeat_is_done_and_leaves_it_out_of_means(
+def test_a_trial_with_one_repeat_that_diverges_in_the_last_task_is_done_and_leaves_it_out_of_all_means(
     base_trial: OneTrial, finished: Callable[..., OneTrial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = experiment_module.make_lanes
+    whole = Draw.task
 
-    def one_ill(*args: Any) -> Any:
-        lanes = whole(*args)
-        rates = lanes.optimizer["learning_rate"].copy()
-        rates[ILL] = EXPLODES
-        return lanes._replace(optimizer=lanes.optimizer | {"learning_rate": rates})
+    def broken(draw: Draw, task: int, **options: Any) -> Any:
+        data = whole(draw, task, **options)
+        if task == 2:
+            data.images[:, ILL, 0] = np.nan
+        return data
 
-    monkeypatch.setattr(experiment_module, "make_lanes", one_ill)
+    monkeypatch.setattr(Draw, "task", broken)
     trial = finished(tiny())
     result, healthy = result_of(trial), result_of(base_trial)
     assert (result["status"], result["n_diverged"], result["diverged_repeats"]) == ("done", 1, [ILL])
@@ -135,12 +135,14 @@ def test_a_trial_with_one_diverged_repeat_is_done_and_leaves_it_out_of_means(
         assert found["repeats"] == [None if repeat == ILL else value for repeat, value in enumerate(metric["repeats"])]
         assert found["mean"] == pytest.approx(np.mean(kept), rel=1e-12)
         assert found["sem"] == pytest.approx(np.std(kept, ddof=1) / np.sqrt(3), rel=1e-12)
-    healthy_arrays = arrays_of(base_trial.folder)
+    expected = arrays_of(base_trial.folder)
     for name, array in arrays_of(trial.folder).items():
-        if name.endswith(("metrics.parquet:accuracy", "metrics.parquet:loss")) and name.startswith("task"):
-            repeats = healthy_arrays[name.rpartition(":")[0] + ":repeat"]
+        if not name.startswith("task_002"):
+            np.testing.assert_array_equal(array, expected[name], err_msg=name)
+        elif name.endswith(("metrics.parquet:accuracy", "metrics.parquet:loss", "end.parquet:accuracy", "end.parquet:loss")):
+            repeats = expected[name.rpartition(":")[0] + ":repeat"]
             assert np.isnan(array[repeats == ILL]).all()
-            np.testing.assert_array_equal(array[repeats != ILL], healthy_arrays[name][repeats != ILL])
+            np.testing.assert_array_equal(array[repeats != ILL], expected[name][repeats != ILL], err_msg=name)
 
 
 def test_a_trial_whose_repeats_all_diverge_is_diverged(finished: Callable[..., OneTrial]) -> None:

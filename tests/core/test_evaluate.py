@@ -107,8 +107,7 @@ def test_accuracy_is_the_exact_fraction(tmp_path: Path) -> None:
     lanes = ChunkedLanes(trial.pack.spec, trial.lanes(), trial.pack.pools, plan_chunks(4, jax.local_devices()[:1], 4))
     shapes = jax.eval_shape(lambda lanes: init_lanes(trial.pack.spec, lanes, np.int32(0)), trial.lanes())
     always_label_0 = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    found = evaluate_lanes(trial.pack.spec, always_label_0, lanes.lanes_of[0], lanes.pools_on[jax.local_devices()[0]])
-    np.testing.assert_array_equal(found.accuracy, np.full((4, 2), np.float32(11 / 55)))
+    np.testing.assert_array_equal(lanes.snapshot([always_label_0]).accuracy, np.full((1, 4, 2), np.float32(11 / 55)))
 
 
 def test_pool_holds_the_classes_of_all_evaluated_tasks_and_labels_point_at_them() -> None:

@@ -1,0 +1,89 @@
+"""Dark experience replay: replayed samples are to give the logits that the network gave when it saw them.
+
+Buzzega et al. 2020 (arXiv 2004.07211), with (x', z') and (x'', y'') two independent draws from the memory:
+
+``der``    ``CE + alpha * mean ||h(x') - z'||^2``                          (eq. 5)
+``der++``  ``CE + alpha * mean ||h(x') - z'||^2 + beta * mean CE(x'', y'')``   (eq. 6)
+
+Logits are those of the training pass in which a sample entered the memory. The squared norm sums over outputs, as in the
+paper; the authors' code (Mammoth) takes the mean over them, so that its alpha is O times ours. Rows are drawn with replacement.
+``der++`` trains on B + 2 * replay_batch rows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+
+from clray.config import Traced
+from clray.strategies.base import Context, StaticSizes, Step, Strategy
+from clray.strategies.buffer import Buffer, append, empty_buffer, exchange
+from clray.strategies.er import Remembering
+from clray.strategies.selection import select
+from clray.types import Array, Batch, Params
+
+Strength = Annotated[float, Field(ge=0.0), Traced()]
+
+
+class State(NamedTuple):
+    """State of DER and DER++."""
+
+    buffer: Buffer
+    logits: Array  # [replay_batch, O] float32: z' of the rows replayed in this batch
+    is_there: Array  # float32 scalar: 0 while the buffer is empty
+    start: Array  # int32 scalar: where the replayed rows begin in the batch
+
+
+class DER(Remembering):
+    """Options of dark experience replay."""
+
+    alpha: Strength = 0.2
+
+    def build(self) -> Strategy:
+        return self._strategy(n_draws=1)
+
+    def _strategy(self, n_draws: int) -> Strategy:
+        def n_rows(sizes: StaticSizes) -> int:
+            return self.replay_batch or sizes.batch_size
+
+        def init(params: Params, sizes: StaticSizes) -> State:
+            del params
+            buffer = empty_buffer(self.memory_size, select(self.selection, self.memory_size, sizes), sizes, with_logits=True)
+            return State(buffer, jnp.zeros((n_rows(sizes), sizes.n_outputs)), jnp.float32(0.0), jnp.int32(0))
+
+        def batch(state: State, batch: Batch, ctx: Context) -> tuple[State, Batch]:
+            selection = select(self.selection, self.memory_size, ctx.sizes)
+            buffer, replay = exchange(state.buffer, selection, batch, n_draws * n_rows(ctx.sizes), ctx)
+            start = jnp.int32(batch.labels.shape[0])
+            # Weight 0 in the mean cross-entropy: the penalty below is all that is asked of these rows.
+            extended = append(batch, replay.samples, jnp.zeros(replay.samples.labels.shape[0]))
+            assert replay.samples.logits is not None
+            return State(buffer, replay.samples.logits[: n_rows(ctx.sizes)], replay.is_there, start), extended
+
+        def penalty(state: State, params: Params, logits: Array, batch: Batch, ctx: Context) -> Array:
+            del params
+            n = n_rows(ctx.sizes)
+            own = jax.lax.dynamic_slice_in_dim(logits, state.start, n)
+            loss = ctx.hyper["alpha"] * jnp.sum((own - state.logits) ** 2, axis=-1).mean()
+            if n_draws == 2:
+                again, rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, state.start + n, n), (logits, batch))
+                loss += ctx.hyper["beta"] * ctx.losses(again, rows).mean()
+            return state.is_there * loss
+
+        def after_step(state: State, step: Step, ctx: Context) -> State:
+            waiting = state.buffer.waiting._replace(logits=step.logits[: ctx.sizes.batch_size])
+            return state._replace(buffer=state.buffer._replace(waiting=waiting))
+
+        return Strategy(init=init, batch=batch, penalty=penalty, after_step=after_step)
+
+
+class DERPlusPlus(DER):
+    """Options of dark experience replay with labels."""
+
+    beta: Strength = 0.5
+
+    def build(self) -> Strategy:
+        return self._strategy(n_draws=2)

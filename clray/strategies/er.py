@@ -1,0 +1,58 @@
+"""Experience replay: beside every batch, a batch from a small memory of earlier samples.
+
+Rolnick et al. 2019 (arXiv 1811.11682); Chaudhry et al. 2019 (arXiv 1902.10486): the loss is the mean over the B rows of the task and
+the replayed rows, which with equally many of both is ``alpha: 0.5``. Here the two means are weighted whatever their sizes, see
+``weighting``, and how samples are chosen for the memory is in ``selection``.
+
+The memory is filled during the current task too, as in the papers. Replayed rows are drawn with replacement. The step costs as
+much as one with B + replay_batch rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from pydantic import Field
+
+from clray.config import Count, StrategyOptions
+from clray.strategies.base import Context, StaticSizes, Strategy
+from clray.strategies.buffer import Buffer, append, empty_buffer, exchange
+from clray.strategies.selection import Kind, select
+from clray.strategies.weighting import Weighted, share_of_past
+from clray.types import Batch, Params
+
+
+class Remembering(StrategyOptions):
+    """Options of a strategy with a replay buffer."""
+
+    memory_size: Count = Field(200, description="samples in the memory, of all tasks together")
+    replay_batch: Count | None = Field(None, description="replayed samples a batch; default training.batch_size")
+    selection: Kind = "reservoir"
+
+    def misfit(self, sizes: Any) -> str | None:
+        stream, n_classes = sizes.n_tasks * sizes.n_train, sizes.n_tasks * sizes.classes_per_task
+        if self.memory_size > stream:
+            return f"memory_size: {self.memory_size} is larger than the {stream} training samples of the sequence; use at most that"
+        if self.selection == "ring" and self.memory_size < n_classes:
+            return f"memory_size: {self.memory_size} leaves no slot for each of the {n_classes} classes of the sequence (selection ring)"
+        return None
+
+
+class ER(Weighted, Remembering):
+    """Options of experience replay."""
+
+    def build(self) -> Strategy:
+        def init(params: Params, sizes: StaticSizes) -> Buffer:
+            del params
+            return empty_buffer(self.memory_size, select(self.selection, self.memory_size, sizes), sizes)
+
+        def batch(state: Buffer, batch: Batch, ctx: Context) -> tuple[Buffer, Batch]:
+            selection = select(self.selection, self.memory_size, ctx.sizes)
+            n_rows = self.replay_batch or ctx.sizes.batch_size
+            state, replay = exchange(state, selection, batch, n_rows, ctx)
+            share = share_of_past(self.weighting, ctx) * replay.is_there
+            current = batch._replace(weights=(1.0 - share) * batch.weights / jnp.sum(batch.weights))
+            return state, append(current, replay.samples, jnp.full(n_rows, share / n_rows))
+
+        return Strategy(init=init, batch=batch)

@@ -1,0 +1,49 @@
+"""The diagonal of the Fisher information of a network on a task.
+
+``F_i = mean_x E_y [(d log p(y | x) / d theta_i)^2]``, where y follows the network's own p(y | x). What is taken for y:
+
+``exact``      the expectation: the sum over all labels, weighted with p(y | x). Costs O gradients a sample.
+``sampled``    one label a sample, drawn from p(y | x); unbiased (Martens 2020, arXiv 1412.1193, section 5).
+``argmax``     the most likely label; biased, and small where the network is sure. What van de Ven & Tolias (2019) use.
+``empirical``  the true label; Kunstner et al. 2019 (arXiv 1905.12558) say what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from clray.strategies.base import Context, TaskData
+from clray.strategies.per_sample import mean_over_samples
+from clray.types import Array, Params
+
+Kind = Literal["exact", "argmax", "empirical", "sampled"]
+
+
+def fisher_diagonal(params: Params, data: TaskData, kind: Kind, n_samples: int | None, ctx: Context) -> Params:
+    """The diagonal, shaped like ``params``.
+
+    Args:
+        data: of the task.
+        n_samples: so many samples of it, drawn at random; None: all.
+    """
+
+    def contribution(image: Array, label: Array, key: Array) -> Params:
+        def log_probabilities(params: Params) -> Array:
+            return jax.nn.log_softmax(ctx.forward(params, image[None])[0][0])
+
+        log_p, pull_back = jax.vjp(log_probabilities, params)
+        labels = jnp.arange(log_p.shape[0])
+        if kind == "exact":
+            (rows,) = jax.vmap(pull_back)(jnp.eye(len(labels), dtype=log_p.dtype))
+            return {path: jnp.tensordot(jnp.exp(log_p), row**2, axes=1) for path, row in rows.items()}
+        if kind == "argmax":
+            label = jnp.argmax(log_p)
+        elif kind == "sampled":
+            label = jax.random.categorical(key, log_p)
+        (row,) = pull_back((labels == label).astype(log_p.dtype))
+        return {path: leaf**2 for path, leaf in row.items()}
+
+    return mean_over_samples(contribution, data, n_samples, ctx)

@@ -1,0 +1,70 @@
+"""GEM: a step may not raise the loss on the memory of any earlier task.
+
+Lopez-Paz & Ranzato 2017 (arXiv 1706.08840): with g_k the gradient on the memory of task k, a gradient g for which some ``<g_k, g> < 0`` is
+replaced by the nearest one for which all ``<g_k, x> >= 0``; see ``cone`` for the quadratic program and the margin.
+
+``memory_size`` samples of every task are drawn at random when it ends (the paper keeps the last ones; batches come in random
+order, so this is the same in distribution). Gradients of the memories are taken in evaluation mode.
+
+Costs: a gradient on ``memory_size`` samples for every earlier task in every batch, so that task t takes about
+``1 + (t - 1) * memory_size / B`` times as long as plain training, and (T - 1) gradients in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from pydantic import Field
+
+from clray.config import Count, StrategyOptions, Traced
+from clray.strategies.base import Context, StaticSizes, Strategy, StrategyState, TaskData
+from clray.strategies.buffer import Samples, no_samples
+from clray.strategies.cone import multipliers
+from clray.strategies.task_memory import mean_gradient, remember
+from clray.types import Array, Batch, Params
+
+
+class GEM(StrategyOptions):
+    """Options of GEM."""
+
+    memory_size: Count = Field(32, description="samples of each task")
+    margin: Annotated[float, Field(ge=0.0), Traced()] = Field(0.5, description="least weight of an earlier task in a changed gradient")
+
+    def misfit(self, sizes: Any) -> str | None:
+        if self.memory_size > sizes.n_train:
+            return f"memory_size: {self.memory_size} is larger than the {sizes.n_train} training samples of a task; use at most that"
+        return None
+
+    def build(self) -> Strategy:
+        def init(params: Params, sizes: StaticSizes) -> Samples:
+            del params
+            n_parts = sizes.n_tasks - 1  # nothing comes after the last task
+            flat = no_samples(n_parts * self.memory_size, sizes)
+            return jax.tree.map(lambda leaf: leaf.reshape(n_parts, self.memory_size, *leaf.shape[1:]), flat)
+
+        def end_task(state: Samples, params: Params, data: TaskData, ctx: Context) -> Samples:
+            del params
+            return remember(state, data, ctx)
+
+        return Strategy(init=init, gradient=gradient, end_task=end_task)
+
+
+def gradient(state: StrategyState, gradient: Params, params: Params, batch: Batch, ctx: Context) -> Params:
+    del batch
+    n_parts = state.labels.shape[0]
+    if n_parts == 0:
+        return gradient
+    flat, unravel = ravel_pytree(gradient)
+
+    def add(task: Array, rows: Array) -> Array:
+        part = jax.tree.map(lambda leaf: leaf[task], state)
+        return rows.at[task].set(ravel_pytree(mean_gradient(params, part, ctx))[0])
+
+    # The bound has no lane axis, so the loop really is as short as the task is early.
+    rows = jax.lax.fori_loop(0, jnp.minimum(ctx.task, n_parts), add, jnp.zeros((n_parts, flat.shape[0])))
+    dots = rows @ flat
+    changed = flat + multipliers(rows @ rows.T, dots, ctx.hyper["margin"]) @ rows
+    return unravel(jnp.where(jnp.any(dots < 0.0), changed, flat))

@@ -1,0 +1,63 @@
+"""Learning without forgetting: on the new task's images, the network keeps giving the answers it gave before the task.
+
+Li & Hoiem 2017 (arXiv 1606.09282), with the distillation loss of Hinton et al. 2015 (arXiv 1503.02531): over the B images of a
+batch, ``KD = -temperature^2 * mean_x sum_y q(y | x) log p(y | x)``, where q and p are the softmax of the logits divided by the
+temperature, of the network before the task and of the one in training. The loss is ``(1 - share) * CE + share * KD`` (see
+``weighting``).
+
+The factor temperature^2 keeps the gradient's size (Hinton; van de Ven & Tolias 2019); Li & Hoiem leave it out. Their
+``lambda_o = 1``, a plain sum, is ``alpha: 0.5`` at twice the learning rate. Costs one more forward pass a batch. In the first task
+there is nothing to keep.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from pydantic import Field
+
+from clray.config import Traced
+from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
+from clray.strategies.weighting import Weighted, share_of_past
+from clray.types import Array, Batch, Params
+
+
+class LwF(Weighted):
+    """Options of learning without forgetting."""
+
+    temperature: Annotated[float, Field(gt=0.0), Traced()] = 2.0
+
+    def build(self) -> Strategy:
+        def penalty(state: State, params: Params, logits: Array, batch: Batch, ctx: Context) -> Array:
+            del params
+            n_rows = ctx.sizes.batch_size
+            taught, _ = ctx.forward(state.teacher, batch.images[:n_rows])
+            share = share_of_past(self.weighting, ctx) * state.learnt
+            current = jnp.sum(ctx.losses(logits, batch) * batch.weights) / jnp.sum(batch.weights)
+            # The core adds the whole of the current loss.
+            return share * (distillation(logits[:n_rows], taught, ctx.hyper["temperature"]) - current)
+
+        return Strategy(init=init, penalty=penalty, end_task=end_task)
+
+
+class State(NamedTuple):
+    teacher: Params  # weights after the previous task
+    learnt: Array  # float32 scalar: 1 once a task was learnt, 0 before
+
+
+def distillation(logits: Array, taught: Array, temperature: Array) -> Array:
+    """The scalar KD of logits [B, O] to the logits [B, O] of the teacher."""
+    soft = jax.nn.softmax(taught / temperature)
+    return -(temperature**2) * jnp.sum(soft * jax.nn.log_softmax(logits / temperature), axis=-1).mean()
+
+
+def init(params: Params, sizes: StaticSizes) -> State:
+    del sizes
+    return State(params, jnp.float32(0.0))
+
+
+def end_task(state: State, params: Params, data: TaskData, ctx: Context) -> State:
+    del state, data, ctx
+    return State(params, jnp.float32(1.0))

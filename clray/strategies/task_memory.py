@@ -1,0 +1,29 @@
+"""Some samples of every earlier task, drawn at random when the task ends; the part of each task is never changed again."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from clray.strategies.base import Context, TaskData
+from clray.strategies.buffer import Samples
+from clray.strategies.drawing import without_replacement
+from clray.types import Array, Batch, Params
+
+
+def remember(memory: Samples, data: TaskData, ctx: Context) -> Samples:
+    """Writes m samples of the task, drawn without replacement, into the task's part of a memory with leading axes [T, m]."""
+    n_kept = memory.labels.shape[1]
+    rows = without_replacement(ctx.key, data.labels.shape[0], n_kept)
+    new = Samples(data.images[rows], data.labels[rows], jnp.full(n_kept, ctx.task, jnp.int32), None)
+    return jax.tree.map(lambda old, part: old.at[ctx.task].set(part, mode="drop"), memory, new)
+
+
+def mean_gradient(params: Params, samples: Samples, ctx: Context) -> Params:
+    """Gradient of the mean cross-entropy of stored samples, with the network in evaluation mode."""
+    rows = Batch(ctx.scale(samples.images), samples.labels, jnp.ones(samples.labels.shape[0]))
+
+    def loss(params: Params) -> Array:
+        return ctx.losses(ctx.forward(params, rows.images)[0], rows).mean()
+
+    return jax.grad(loss)(params)

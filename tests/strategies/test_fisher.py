@@ -1,0 +1,89 @@
+"""Fisher information and MAS sensitivities against loops over samples and labels in PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from clray.strategies import per_sample
+from clray.strategies.base import TaskData
+from clray.strategies.fisher import fisher_diagonal
+from clray.strategies.mas import sensitivity
+from clray.strategies.per_sample import mean_over_samples
+from tests.strategies.by_hand import N_OUTPUTS, assert_close, context, in_torch, random_data, random_params, torch_gradient, torch_logits
+
+PARAMS, DATA = random_params(0), random_data(0)
+
+
+def slow_fisher(kind: str) -> dict[str, np.ndarray]:
+    """mean_x sum_y weight(y) (d log p(y | x) / d theta)^2, one backward pass a sample and label."""
+    params = in_torch(PARAMS)
+    total: dict[str, Any] = {name: 0.0 for name in params}
+    n = len(DATA.labels)
+    for image, label in zip(np.asarray(DATA.images), np.asarray(DATA.labels), strict=True):
+        log_p = torch.log_softmax(torch_logits(params, image[None])[0], dim=0)
+        p = log_p.exp().detach().numpy()
+        weights = {"exact": p, "argmax": np.eye(N_OUTPUTS)[p.argmax()], "empirical": np.eye(N_OUTPUTS)[label]}[kind]
+        for y in range(N_OUTPUTS):
+            for name, gradient in torch_gradient(log_p[y], params).items():
+                total[name] = total[name] + weights[y] * gradient**2 / n
+    return total
+
+
+@pytest.mark.parametrize("kind", ["exact", "argmax", "empirical"])
+def test_diagonal_is_the_sum_over_samples_and_labels(kind: Any) -> None:
+    assert_close(fisher_diagonal(PARAMS, DATA, kind, None, context()), slow_fisher(kind))
+
+
+def test_labels_sampled_from_the_network_give_the_exact_diagonal_on_average() -> None:
+    one = jax.jit(jax.vmap(lambda key: fisher_diagonal(PARAMS, DATA, "sampled", None, context()._replace(key=key))))
+    found = one(jax.random.split(jax.random.key(1), 3000))
+    for name, expected in slow_fisher("exact").items():
+        drawn = np.asarray(found[name], np.float64)
+        error = drawn.std(axis=0) / np.sqrt(len(drawn))
+        # 43 numbers: five standard errors are exceeded once in 40,000 runs of this test, and its seed is fixed.
+        assert (np.abs(drawn.mean(axis=0) - expected) <= 5 * error + 1e-6).all(), name
+
+
+def test_mas_is_the_mean_absolute_gradient_of_the_squared_norm_of_the_logits() -> None:
+    params = in_torch(PARAMS)
+    total: dict[str, Any] = {name: 0.0 for name in params}
+    for image in np.asarray(DATA.images):
+        gradient = torch_gradient((torch_logits(params, image[None]) ** 2).sum(), params)
+        total = {name: total[name] + np.abs(gradient[name]) / len(DATA.labels) for name in params}
+    assert_close(sensitivity(PARAMS, DATA, None, context()), total)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 250])  # 43 numbers a sample: chunks of 1, of 2 and of 5, which leaves 2 samples
+def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    whole = fisher_diagonal(PARAMS, DATA, "empirical", None, context())
+    monkeypatch.setattr(per_sample, "NUMBERS_AT_ONCE", at_once)
+    assert_close(fisher_diagonal(PARAMS, DATA, "empirical", None, context()), whole, 1e-6)
+
+
+def visited(n_samples: int | None, n_seeds: int) -> np.ndarray:
+    """(seeds, 12): how often each of 12 samples enters a mean, times the number of those that do."""
+    data = TaskData(jnp.zeros((12, 1), jnp.uint8), jnp.arange(12, dtype=jnp.int32))
+
+    def one(key: jax.Array) -> jax.Array:
+        ctx = context()._replace(key=key)
+        return mean_over_samples(lambda image, label, key: {"hit": jax.nn.one_hot(label, 12)}, data, n_samples, ctx)["hit"]
+
+    return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), n_seeds))) * (n_samples or 12)
+
+
+def test_all_samples_are_visited_once() -> None:
+    np.testing.assert_allclose(visited(None, 1), 1.0)
+
+
+def test_a_smaller_sample_holds_different_samples_and_each_as_often_as_any_other() -> None:
+    drawn = visited(5, 120)
+    assert set(np.round(drawn, 4).ravel()) == {0.0, 1.0}
+    assert (np.round(drawn).sum(axis=1) == 5).all()
+    # 50 expected, deviation 5.4.
+    assert np.abs(drawn.sum(axis=0) - 50).max() < 22
