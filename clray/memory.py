@@ -18,7 +18,7 @@ from clray.assembly import evaluation_pool, make_lanes, make_spec
 from clray.config import Experiment
 from clray.core.evaluate import rows_at_once
 from clray.core.program import Spec
-from clray.core.task import init_lanes
+from clray.core.task import fresh_lanes
 from clray.errors import ResourceError
 from clray.sizes import Sizes
 
@@ -123,7 +123,7 @@ def _shapes(spec: Spec, experiment: Experiment) -> tuple[int, int, int]:
     one = experiment.model_copy(update={"n_repeats": 1, "repeats": None})
     pool, labels = evaluation_pool(np.arange(spec.n_outputs)[None, None], spec.n_outputs, spec.n_outputs)
     lane = make_lanes(one, pool, labels)
-    state = jax.eval_shape(lambda lanes: init_lanes(spec, lanes, np.int32(0)), lane)
+    state = jax.eval_shape(lambda lanes: fresh_lanes(spec, lanes, np.int32(0)), lane)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     return sum(leaf.size for leaf in state.params.values()), size, spec.pure_model.hidden_size
 

@@ -129,7 +129,13 @@ def test_damaged_and_missing_data_files_are_named(tmp_path: Path, sweep: Path) -
     for part, n in (("train", 40), ("test", 20)):
         np.save(tmp_path / f"X_{part}.npy", np.zeros((n, 8), np.uint8))
         np.save(tmp_path / f"y_{part}.npy", np.arange(n) % 10)
-    given = ("dataset.name=arrays", f"dataset.root={tmp_path}", "logging.n_subsamples=2", "training.batch_size=4", "logging.log_frequency=1")
+    given = (
+        "dataset.name=arrays",
+        f"dataset.root={tmp_path}",
+        "logging.n_subsamples=2",
+        "training.batch_size=4",
+        "logging.log_frequency=1",
+    )
     plan_sweep(sweep, parse_settings(given))
     whole = (tmp_path / "X_train.npy").read_bytes()
     (tmp_path / "X_train.npy").write_bytes(whole[:-10])

@@ -18,7 +18,7 @@ import numpy as np
 
 from clray.core.evaluate import Evaluation
 from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLogs
-from clray.core.task import evaluate_lanes, init_lanes, train_task
+from clray.core.task import evaluate_lanes, fresh_lanes, init_lanes, train_task
 from clray.core.transfer import to_device, to_host
 from clray.types import HostArray, PlacedArray, Purpose
 
@@ -153,7 +153,7 @@ class ChunkedLanes:
         Raises:
             ValueError: ``flat`` does not have the structure, shapes and dtypes of this program's state.
         """
-        template = jax.eval_shape(lambda lanes: init_lanes(self.spec, lanes, np.int32(0)), self.lanes_of[0])
+        template = jax.eval_shape(lambda lanes: fresh_lanes(self.spec, lanes, np.int32(0)), self.lanes_of[0])
         paths, treedef = jax.tree_util.tree_flatten_with_path(template)
         names = [jax.tree_util.keystr(path) for path, _ in paths]
         if sorted(names) != sorted(flat):

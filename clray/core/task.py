@@ -13,7 +13,7 @@ from clray.core.evaluate import Evaluation, evaluate
 from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLogs
 from clray.core.step import Clock, StepLog, context, lane_key, optimizer_of, train_step
 from clray.strategies.base import TaskData
-from clray.types import Array, Purpose
+from clray.types import Array, PlacedArray, Purpose
 
 
 Carry = TypeVar("Carry")
@@ -26,8 +26,7 @@ QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensiv
 """For programs that run once: random bits take seconds to optimise and microseconds to draw."""
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "purpose"), compiler_options=QUICK_COMPILE)
-def init_lanes(spec: Spec, lanes: Lane, task: Array, purpose: Purpose = Purpose.INIT) -> LaneState:
+def fresh_lanes(spec: Spec, lanes: Lane, task: PlacedArray, purpose: Purpose = Purpose.INIT) -> LaneState:
     """Fresh state of W lanes.
 
     Args:
@@ -42,6 +41,10 @@ def init_lanes(spec: Spec, lanes: Lane, task: Array, purpose: Purpose = Purpose.
         return LaneState(params, model_state, optimizer, strategy, jnp.int32(0), jnp.bool_(False))
 
     return jax.vmap(init)(lanes)
+
+
+init_lanes = jax.jit(fresh_lanes, static_argnames=("spec", "purpose"), compiler_options=QUICK_COMPILE)
+"""``fresh_lanes``, compiled."""
 
 
 @functools.partial(jax.jit, static_argnames=("spec",))

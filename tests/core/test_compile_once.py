@@ -67,12 +67,12 @@ def test_training_is_compiled_once_a_device_for_all_tasks(first: Counted) -> Non
 
 
 def test_initialising_and_evaluating_are_compiled_once_a_device(first: Counted) -> None:
-    assert first.compiled["jit(init_lanes)"] == n_devices()
+    assert first.compiled["jit(fresh_lanes)"] == n_devices()
     assert first.compiled["jit(evaluate_lanes)"] == n_devices()
 
 
 def test_nothing_else_is_compiled(first: Counted) -> None:
-    assert set(first.compiled) == {"jit(train_task)", "jit(init_lanes)", "jit(evaluate_lanes)"}
+    assert set(first.compiled) == {"jit(train_task)", "jit(fresh_lanes)", "jit(evaluate_lanes)"}
 
 
 CHANGES: dict[str, tuple[bool, dict[str, Any]]] = {

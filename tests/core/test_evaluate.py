@@ -14,7 +14,7 @@ import pytest
 from clray.assembly import evaluation_pool
 from clray.core.evaluate import Evaluation
 from clray.core.lanes import ChunkedLanes, plan_chunks
-from clray.core.task import evaluate_lanes, init_lanes
+from clray.core.task import evaluate_lanes, fresh_lanes
 from tests.core.plain_loop import Mlp, cross_entropy, digits
 from tests.core.tiny import OneTrial, prepare, table, tiny
 
@@ -105,7 +105,7 @@ def test_accuracy_is_the_exact_fraction(tmp_path: Path) -> None:
     )
     (trial,) = prepare(experiment, folder=tmp_path / "sweep")
     lanes = ChunkedLanes(trial.pack.spec, trial.lanes(), trial.pack.pools, plan_chunks(4, jax.local_devices()[:1], 4))
-    shapes = jax.eval_shape(lambda lanes: init_lanes(trial.pack.spec, lanes, np.int32(0)), trial.lanes())
+    shapes = jax.eval_shape(lambda lanes: fresh_lanes(trial.pack.spec, lanes, np.int32(0)), trial.lanes())
     always_label_0 = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     np.testing.assert_array_equal(lanes.snapshot([always_label_0]).accuracy, np.full((1, 4, 2), np.float32(11 / 55)))
 
