@@ -1,6 +1,6 @@
 """What the driver costs: 500 finished trials run again, a dry run of 10,000 points, ``clray --help``; workers on Ray.
 
-    python -m benchmarks.driver
+python -m benchmarks.driver
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def spec_of(model: str, n_train: int, batches: int, precision: str) -> Spec:
     options: Any = MLP(name="mlp", hidden=(400, 400)) if model == "mlp" else CNN(name="cnn")
     return Spec(
         model=options.structure(), optimizer=SGD(name="sgd", learning_rate=0.1).structure(), strategy=(Finetune(name="finetune"),),
-        input_shape=(784,) if model == "mlp" else (32, 32, 3), scale=1 / 255, n_outputs=2, n_train=n_train, batch_size=BATCH,
+        dtype="uint8", n_tasks=1, classes_per_task=2, input_shape=(784,) if model == "mlp" else (32, 32, 3), scale=1 / 255, n_outputs=2, n_train=n_train, batch_size=BATCH,
         total_batches=batches, log_frequency=batches, n_kept=0, log_weights=False, precision=precision,
     )  # fmt: skip
 
@@ -43,10 +43,9 @@ def train_task(model: str, lanes: int, batches: int, precision: str) -> Any:
     spec = spec_of(model, n_train, batches, precision)
     rng = np.random.default_rng(0)
     column = np.zeros(lanes, np.float32)
-    table = Lane(
-        np.zeros(lanes, np.uint32), np.arange(lanes, dtype=np.int32), {"learning_rate": column + 0.01, "momentum": column, "weight_decay": column},
-        {}, np.tile(np.arange(2, dtype=np.int32), (lanes, 1)), np.tile(np.arange(2, dtype=np.int32), (lanes, 1, 1)),
-    )  # fmt: skip
+    optimizer = {"learning_rate": column + 0.01, "momentum": column, "weight_decay": column}
+    pool, labels_of_tasks = np.tile(np.arange(2, dtype=np.int32), (lanes, 1)), np.tile(np.arange(2, dtype=np.int32), (lanes, 1, 1))
+    table = Lane(np.zeros(lanes, np.uint32), np.arange(lanes, dtype=np.int32), optimizer, {}, pool, labels_of_tasks)
     pools = Pools(rng.integers(0, 255, (2, 64, *spec.input_shape), np.uint8), np.float32(0), np.float32(1))
     chunked = ChunkedLanes(spec, table, pools, plan_chunks(lanes, jax.devices()[:1], width=lanes))
     images = np.broadcast_to(rng.integers(0, 255, (n_train, 1, *spec.input_shape), np.uint8), (n_train, lanes, *spec.input_shape))
@@ -139,7 +138,13 @@ def main() -> None:
     batches = 10 if args.quick else 200
     lanes = {"mlp": [1, 4], "cnn": [1]} if args.quick else {"mlp": [1, 8, 64, 256, 1024], "cnn": [1, 16, 128]}
     bandwidth, matrix = ceilings()
-    rows = [("copy bandwidth / matrix product " + ", ".join(matrix), f"{bandwidth / 1e9:.0f} GB/s / " + ", ".join(f"{v / 1e12:.1f}" for v in matrix.values()) + " TFLOP/s", "")]
+    rows = [
+        (
+            "copy bandwidth / matrix product " + ", ".join(matrix),
+            f"{bandwidth / 1e9:.0f} GB/s / " + ", ".join(f"{v / 1e12:.1f}" for v in matrix.values()) + " TFLOP/s",
+            "",
+        )
+    ]
     for model, counts in (("mlp", mlp_counts()), ("cnn", cnn_counts())):
         loop = pytorch_step(model, 20 if args.quick else 300)
         rows.append((f"{model}: PyTorch loop, one network", f"{loop * 1e6:.0f} us a step", ""))
@@ -149,7 +154,13 @@ def main() -> None:
                 limit = max(n_lanes * counts[0] / matrix[precision], n_lanes * counts[1] / bandwidth)
                 each = step / n_lanes
                 goal = ">= 200 x, >= 50 %" if n_lanes == 256 and model == "mlp" else ""
-                rows.append((f"{model} {precision}, R={n_lanes}", f"{each * 1e6:.2f} us per step and repeat, {loop / each:.0f} x the loop, {limit / step:.0%} of the ceiling", goal))
+                rows.append(
+                    (
+                        f"{model} {precision}, R={n_lanes}",
+                        f"{each * 1e6:.2f} us per step and repeat, {loop / each:.0f} x the loop, {limit / step:.0%} of the ceiling",
+                        goal,
+                    )
+                )
     print(jax.devices()[0].device_kind)
     report("benchmarks.gpu", rows)
 

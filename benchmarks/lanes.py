@@ -1,6 +1,6 @@
 """Wide packs: 128 lanes against 8 per step and lane; and 16 learning rates packed into lanes against one trial at a time.
 
-    python -m benchmarks.lanes
+python -m benchmarks.lanes
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ def main() -> None:
     per = {name: seconds / STEPS / int(name.split()[0]) * 1e6 for name, seconds in interleave(cases, 7).items()}
     rows = [
         ("128 lanes against 8, per step and lane, logs every 8", f"{per['128 lanes'] / per['8 lanes']:.2f} x", "<= 1.05 x"),
-        ("16 learning rates x R=8, one at a time / packed, through Ray", f"{single:.1f} / {packed:.1f} s = {single / packed:.1f} x", ">= 4 x"),
+        (
+            "16 learning rates x R=8, one at a time / packed, through Ray",
+            f"{single:.1f} / {packed:.1f} s = {single / packed:.1f} x",
+            ">= 4 x",
+        ),
         ("arrays of the packed trials equal those of the same trials alone", f"{compared} files, bit for bit", "all"),
     ]
     report("benchmarks.lanes", rows)

@@ -1,6 +1,6 @@
 """MNIST with everything logged: does I/O hide behind compute? Needs the data set (``clray data prepare mnist``).
 
-    python -m benchmarks.mnist
+python -m benchmarks.mnist
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Long sequences: seconds per task and peak memory at T = 500 against T = 5; a whole process against Avalanche at T = 50.
 
-    python -m benchmarks.tasks [--avalanche]
+python -m benchmarks.tasks [--avalanche]
 """
 
 from __future__ import annotations
@@ -65,8 +65,16 @@ def main() -> None:
     short = sorted((run_child(5) for _ in range(3)), key=lambda found: found["per_task"])[1]
     long = run_child(500)
     rows = [
-        ("seconds per task, T=500 against T=5", f"{long['per_task']:.3f} / {short['per_task']:.3f} = {long['per_task'] / short['per_task']:.2f} x", "<= 1.10 x"),
-        ("peak resident memory, T=500 against T=5", f"{long['peak']:.0f} / {short['peak']:.0f} MiB = {long['peak'] / short['peak']:.2f} x", "<= 1.10 x"),
+        (
+            "seconds per task, T=500 against T=5",
+            f"{long['per_task']:.3f} / {short['per_task']:.3f} = {long['per_task'] / short['per_task']:.2f} x",
+            "<= 1.10 x",
+        ),
+        (
+            "peak resident memory, T=500 against T=5",
+            f"{long['peak']:.0f} / {short['peak']:.0f} MiB = {long['peak'] / short['peak']:.2f} x",
+            "<= 1.10 x",
+        ),
     ]
     if args.avalanche:
         ours = whole_process(50, 16)

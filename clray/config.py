@@ -271,9 +271,9 @@ class Experiment(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        if self.repeats is not None:
-            if not self.repeats or len(set(self.repeats)) != len(self.repeats) or max(self.repeats) >= self.n_repeats:
-                raise ValueError(f"repeats lists different numbers below n_repeats = {self.n_repeats}, at least one")
+        given = self.repeats
+        if given is not None and (not given or len(set(given)) != len(given) or max(given) >= self.n_repeats):
+            raise ValueError(f"repeats lists different numbers below n_repeats = {self.n_repeats}, at least one")
         tasks = self.logging.eval_tasks
         if tasks != "all" and max(tasks) >= self.sequence.n_tasks:
             raise ValueError(f"logging.eval_tasks lists task {max(tasks)}, but tasks are 0 to {self.sequence.n_tasks - 1}")

@@ -6,6 +6,7 @@ Shapes come from abstract evaluation: no backend is started, nothing is allocate
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -138,7 +139,7 @@ def _activations(spec: Spec) -> tuple[int, int]:
     jaxpr = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x, train=False, key=None)[:2])(params, state, images)
     made = [(size // rows, copies) for size, copies in _sizes(jaxpr.jaxpr) if size % rows == 0]
     in_turn = [math.prod(spec.input_shape), *(size * copies for size, copies in made)]
-    return max(map(sum, zip(in_turn[:-1], in_turn[1:], strict=True))), sum(size for size, _ in made)
+    return max(map(sum, itertools.pairwise(in_turn))), sum(size for size, _ in made)
 
 
 def _sizes(jaxpr: Any) -> list[tuple[int, int]]:

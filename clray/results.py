@@ -63,9 +63,8 @@ class SweepResults:
         """
         found = [name for name in self.trial_ids if name.startswith(trial_id)]
         if len(found) != 1:
-            raise OutputError(
-                f"{self.storage.display}: {'no' if not found else 'more than one'} trial {trial_id!r}; {did_you_mean(trial_id, self.trial_ids)}"
-            )
+            which = "more than one" if found else "no"
+            raise OutputError(f"{self.storage.display}: {which} trial {trial_id!r}; {did_you_mean(trial_id, self.trial_ids)}")
         return TrialResults(self.storage, found[0])
 
     def __repr__(self) -> str:

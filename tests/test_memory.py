@@ -59,7 +59,7 @@ def test_logs_that_do_not_fit_come_in_the_fewest_equal_segments(tmp_path: Path) 
 
 def test_a_log_point_that_cannot_fit_is_refused_with_the_arithmetic(tmp_path: Path) -> None:
     trial = prepare(tiny(), folder=tmp_path)[0]
-    with pytest.raises(ResourceError, match="one log point of 4 lanes takes 0 MiB .* Lower resources.max_lanes"):
+    with pytest.raises(ResourceError, match=r"one log point of 4 lanes takes 0 MiB .* Lower resources.max_lanes"):
         segments_that_fit(trial.experiment, trial.pack.sizes, 1, 100)
 
 

@@ -93,7 +93,7 @@ def test_a_value_that_cannot_be_is_refused_with_what_is_valid(sweep: Path, setti
         (SWEEP + "grid: {optimizer.learning_rate: []}\n", ["tries.yaml", "grid.optimizer.learning_rate", "empty"]),
         (SWEEP + "grid: {optimizer.learning_rat: [0.1]}\n", ["learning_rat", "did you mean 'learning_rate'"]),
         (SWEEP + "grid: {optimizer.learning_rate: [0.1, fast]}\n", ["optimizer.learning_rate", "number", "fast"]),
-        (SWEEP + "zip: {training.epochs: [1, 2], training.batch_size: [8]}\n", ["equal length", "training.epochs has 2", "training.batch_size has 1"]),
+        (SWEEP + "zip: {training.epochs: [1, 2], training.batch_size: [8]}\n", ["equal length", "epochs has 2", "batch_size has 1"]),
         (SWEEP + "grid: {seed: [1]}\nzip: {seed: [2]}\n", ["grid.seed", "zip.seed", "same value"]),
         (SWEEP + "random: {n: 2, keys: {optimizer.learning_rate: {loguniform: [0, 1]}}}\n", ["loguniform", "0 < low < high"]),
         (SWEEP + "random: {n: 2, keys: {optimizer.learning_rate: {normal: [0, 1]}}}\n", ["uniform, loguniform, int, choice"]),

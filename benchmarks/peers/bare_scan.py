@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ def init(sizes: tuple[int, ...], n_lanes: int, seed: int = 0) -> list[tuple[Any,
     rng = np.random.default_rng(seed)
     return [
         (rng.normal(0, 1 / np.sqrt(a), (n_lanes, a, b)).astype(np.float32), np.zeros((n_lanes, b), np.float32))
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        for a, b in itertools.pairwise(sizes)
     ]
 
 

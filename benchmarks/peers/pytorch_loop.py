@@ -8,6 +8,7 @@ Prints JSON: microseconds per step and repeat, logging included where it is aske
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from benchmarks.data import digits_tasks
 def mlp(sizes: list[int]) -> nn.Sequential:
     """Linear and ReLU layers; the last layer is the head."""
     layers: list[nn.Module] = []
-    for a, b in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for a, b in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 

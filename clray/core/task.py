@@ -15,7 +15,6 @@ from clray.core.step import Clock, StepLog, context, lane_key, optimizer_of, tra
 from clray.strategies.base import TaskData
 from clray.types import Array, PlacedArray, Purpose
 
-
 Carry = TypeVar("Carry")
 
 PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,7 @@ class MLPModule(nnx.Module):
 
     def __init__(self, options: MLP, n_inputs: int, n_outputs: int, rngs: nnx.Rngs):
         widths = (n_inputs, *options.hidden)
-        self.hidden = nnx.List([dense(options.init, a, b, rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.hidden = nnx.List([dense(options.init, a, b, rngs) for a, b in itertools.pairwise(widths)])
         self.head = dense(options.init, widths[-1], n_outputs, rngs)
         self.activation = options.activation
 

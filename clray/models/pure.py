@@ -100,8 +100,8 @@ def _hidden_size(options: ModelOptions, init: Any, apply: Apply, input_shape: tu
         fits, found = False, f"{type(error).__name__}: {error}"
     if not fits:
         raise ConfigError(
-            f"model.name: {options.name!r} must return logits (B, {n_outputs}) and hidden (B, H) from a call with (x, train=, rngs=), where x is "
-            f"(B, {', '.join(map(str, input_shape))}); it gave {found}"
+            f"model.name: {options.name!r} must return logits (B, {n_outputs}) and hidden (B, H) from a call with (x, train=, rngs=), "
+            f"where x is (B, {', '.join(map(str, input_shape))}); it gave {found}"
         )
     return int(hidden.shape[-1])
 

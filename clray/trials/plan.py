@@ -160,7 +160,8 @@ def _can_be_built(experiment: Experiment, sizes: Sizes, checked: dict[Any, bool]
             pure_model(options, sizes.input_shape, sizes.classes_per_task)
             checked[key] = True
         except ConfigError as error:
-            raise ConfigError(f"model: {error}") from None
+            text = str(error)
+            raise ConfigError(text if text.startswith("model.") else f"model: {text}") from None
         except Exception:  # a bug in a model of the user's own: its trial will fail, with a traceback, and stop no other
             checked[key] = False
     return checked[key]

@@ -19,9 +19,9 @@ from ruamel.yaml import YAML
 
 from clray.config import Experiment
 from clray.errors import OutputError
+from clray.memory import estimate
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
-from clray.memory import estimate
 from clray.trials.expand import Trial
 from clray.trials.job import Job, JobTrial, OnEvent, Outcome, now
 from clray.trials.pack import make_packs

@@ -70,7 +70,10 @@ def _parameter_column(values: Sequence[Any]) -> pa.Array:
 def read_rows(storage: Storage, layout: SweepLayout) -> list[dict[str, Any]]:
     """Rows of the table on disk; none where there is none or it is damaged (it can always be made again)."""
     try:
-        return pq.read_table(io.BytesIO(storage.read_bytes(layout.trials_table))).to_pylist()
+        # Without Arrow's threads: they may still hold the file while the interpreter ends, which aborts the process.
+        file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(layout.trials_table)))
+        rows: list[dict[str, Any]] = file.read(use_threads=False).to_pylist()
+        return rows
     except (FileNotFoundError, pa.ArrowException, OSError):
         return []
 
