@@ -31,10 +31,23 @@ def spec_of(model: str, n_train: int, batches: int, precision: str) -> Spec:
     """Training without logs but for one evaluation at the end."""
     options: Any = MLP(name="mlp", hidden=(400, 400)) if model == "mlp" else CNN(name="cnn")
     return Spec(
-        model=options.structure(), optimizer=SGD(name="sgd", learning_rate=0.1).structure(), strategy=(Finetune(name="finetune"),),
-        dtype="uint8", n_tasks=1, classes_per_task=2, input_shape=(784,) if model == "mlp" else (32, 32, 3), scale=1 / 255, n_outputs=2, n_train=n_train, batch_size=BATCH,
-        total_batches=batches, log_frequency=batches, n_kept=0, log_weights=False, precision=precision,
-    )  # fmt: skip
+        model=options.structure(),
+        optimizer=SGD(name="sgd", learning_rate=0.1).structure(),
+        strategy=(Finetune(name="finetune"),),
+        input_shape=(784,) if model == "mlp" else (32, 32, 3),
+        dtype="uint8",
+        scale=1 / 255,
+        n_tasks=1,
+        classes_per_task=2,
+        n_outputs=2,
+        n_train=n_train,
+        batch_size=BATCH,
+        total_batches=batches,
+        log_frequency=batches,
+        n_kept=0,
+        log_weights=False,
+        precision=precision,
+    )
 
 
 def train_task(model: str, lanes: int, batches: int, precision: str) -> Any:
