@@ -75,17 +75,17 @@ def parse_value(text: str, source: str) -> Any:
 class _ShallowComposer(Composer):
     """Refuses what is nested too deeply as soon as it gets there: ruamel itself would take its time, up to the recursion limit."""
 
-    depth = 0
+    levels = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        self.depth += 1
+        self.levels += 1
         try:
-            if self.depth > MAX_DEPTH:
+            if self.levels > MAX_DEPTH:
                 mark = self.parser.peek_event().start_mark
                 raise ComposerError(None, None, f"nested more than {MAX_DEPTH} levels deep", mark)
             return super().compose_node(parent, index)
         finally:
-            self.depth -= 1
+            self.levels -= 1
 
 
 def _load(text: str, source: str) -> Any:
@@ -152,17 +152,25 @@ class _Reader:
             return [self.plain(value, (*path, index)) for index, value in enumerate(node)]
         if node is None or isinstance(node, bool):
             return node
-        for kind in (int, float, str):
+        for kind in (int, float):
             if isinstance(node, kind):
                 return kind(node)
+        if isinstance(node, str):
+            return self._text(str(node), path)
         self._refuse(path, f"{show_given(node)} reads as a {type(node).__name__}; put it in quotes if it is text")
+
+    def _text(self, text: str, path: Path_) -> str:
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")  # JSON's escapes write one character as two halves
+        except UnicodeDecodeError:
+            self._refuse(path, f"{text!r} holds half a character")
 
     def _key(self, node: CommentedMap, key: Any, path: Path_) -> str:
         if key in (node.lc.data or {}):
             self.lines[(*path, key)] = node.lc.key(key)[0] + 1
         if not isinstance(key, str):
             self._refuse((*path, key), f"the key {show_given(key)} must be text")
-        return str(key)
+        return self._text(str(key), (*path, key))
 
     def _refuse(self, path: Path_, text: str) -> NoReturn:
         raise ConfigError(f"{Document(self.source, {}, self.lines).where(path)}: {text}")

@@ -50,6 +50,8 @@ def read_status(storage: Storage, trial: TrialLayout, driver_alive: bool, commit
         commits: also look at commit markers; False is enough to know what is finished, and cheaper.
     """
     result = read_json(storage, trial.result)
+    if result is not None and not {"status", "n_tasks", "attempts"} <= result.keys():
+        result = None  # not one of ours
     if result is not None and not commits:
         return TrialStatus(result["status"], result["n_tasks"], result["attempts"], None, result=result)
     tasks, last = _commits(storage, trial) if commits else (0, None)
@@ -64,7 +66,7 @@ def read_status(storage: Storage, trial: TrialLayout, driver_alive: bool, commit
         outcome = "interrupted"
     elif outcome in FINISHED:
         outcome = "interrupted"  # the attempt ended well but its RESULT.json is gone
-    return TrialStatus(outcome, tasks, len(attempts), last, record.get("error", ""), record.get("cause", ""))
+    return TrialStatus(outcome, tasks, attempts[-1], last, record.get("error", ""), record.get("cause", ""))
 
 
 def driver_age(storage: Storage, layout: SweepLayout) -> float | None:

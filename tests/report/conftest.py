@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from clray.report.build import build_report
-from tests.report.fake_sweep import write_sweep
+from clray.report.sweep_files import open_sweep
+from tests.report.fake_sweep import STATES, write_sweep
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,8 @@ def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def report_folder(sweep_folder: Path) -> Path:
-    """The report with a section for every trial."""
-    build_report(str(sweep_folder), show=8, quiet=True)
+    """The report with a section for one trial in each state."""
+    ids = list(open_sweep(str(sweep_folder)).trials["trial_id"])
+    chosen = [trial_id for trial_id, state in zip(ids, STATES, strict=True) if state != "done"]
+    build_report(str(sweep_folder), [ids[0], *chosen], quiet=True)
     return sweep_folder / "report"

@@ -14,9 +14,7 @@ from clray.strategies.base import Context, StaticSizes, TaskData
 from clray.types import Params
 
 N_INPUTS, N_HIDDEN, N_OUTPUTS = 5, 4, 3
-SIZES = StaticSizes(
-    n_tasks=3, classes_per_task=3, n_outputs=N_OUTPUTS, n_train=12, batch_size=4, input_shape=(N_INPUTS,), dtype="uint8"
-)
+SIZES = StaticSizes(n_tasks=3, classes_per_task=3, n_outputs=N_OUTPUTS, n_train=12, batch_size=4, input_shape=(N_INPUTS,), dtype="uint8")
 TOLERANCE = 2e-5
 """Single precision against double on numbers of order 1, a few hundred operations deep."""
 
@@ -40,7 +38,12 @@ def context(task: int = 0, seed: int = 0, batch: int = 0, sizes: StaticSizes = S
 
 def random_params(seed: int) -> Params:
     rng = np.random.default_rng(seed)
-    shapes = {"hidden.kernel": (N_INPUTS, N_HIDDEN), "hidden.bias": (N_HIDDEN,), "head.kernel": (N_HIDDEN, N_OUTPUTS), "head.bias": (N_OUTPUTS,)}
+    shapes = {
+        "hidden.kernel": (N_INPUTS, N_HIDDEN),
+        "hidden.bias": (N_HIDDEN,),
+        "head.kernel": (N_HIDDEN, N_OUTPUTS),
+        "head.bias": (N_OUTPUTS,),
+    }
     return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
@@ -77,4 +80,6 @@ def assert_close(found: Any, expected: Any, tolerance: float = TOLERANCE) -> Non
     assert sorted(found) == sorted(expected)
     for name, value in expected.items():
         value = np.asarray(value)
-        np.testing.assert_allclose(np.asarray(found[name]), value, rtol=tolerance, atol=tolerance * max(np.abs(value).max(), 1e-6), err_msg=name)
+        np.testing.assert_allclose(
+            np.asarray(found[name]), value, rtol=tolerance, atol=tolerance * max(np.abs(value).max(), 1e-6), err_msg=name
+        )

@@ -23,7 +23,7 @@ PARAMS, DATA = random_params(0), random_data(0)
 def slow_fisher(kind: str) -> dict[str, np.ndarray]:
     """mean_x sum_y weight(y) (d log p(y | x) / d theta)^2, one backward pass a sample and label."""
     params = in_torch(PARAMS)
-    total: dict[str, Any] = {name: 0.0 for name in params}
+    total: dict[str, Any] = dict.fromkeys(params, 0.0)
     n = len(DATA.labels)
     for image, label in zip(np.asarray(DATA.images), np.asarray(DATA.labels), strict=True):
         log_p = torch.log_softmax(torch_logits(params, image[None])[0], dim=0)
@@ -52,7 +52,7 @@ def test_labels_sampled_from_the_network_give_the_exact_diagonal_on_average() ->
 
 def test_mas_is_the_mean_absolute_gradient_of_the_squared_norm_of_the_logits() -> None:
     params = in_torch(PARAMS)
-    total: dict[str, Any] = {name: 0.0 for name in params}
+    total: dict[str, Any] = dict.fromkeys(params, 0.0)
     for image in np.asarray(DATA.images):
         gradient = torch_gradient((torch_logits(params, image[None]) ** 2).sum(), params)
         total = {name: total[name] + np.abs(gradient[name]) / len(DATA.labels) for name in params}

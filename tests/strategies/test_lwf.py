@@ -13,7 +13,18 @@ import torch
 from clray.core.step import row_losses
 from clray.strategies.lwf import LwF
 from clray.types import Batch
-from tests.strategies.by_hand import SIZES, assert_close, context, forward, in_torch, random_data, random_params, scale, torch_gradient, torch_logits
+from tests.strategies.by_hand import (
+    SIZES,
+    assert_close,
+    context,
+    forward,
+    in_torch,
+    random_data,
+    random_params,
+    scale,
+    torch_gradient,
+    torch_logits,
+)
 
 TEACHER, STUDENT, DATA = random_params(0), random_params(1), random_data(5, n=SIZES.batch_size)
 BATCH = Batch(scale(DATA.images), DATA.labels, jnp.ones(SIZES.batch_size))

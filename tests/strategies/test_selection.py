@@ -124,7 +124,9 @@ def test_class_balanced_keeps_every_sample_of_a_class_with_the_same_probability(
         assert chi_square(counts, len(own) / 8) > UNLIKELY
 
 
-@pytest.mark.parametrize(("selection", "in_use"), [(reservoir(9), range(8)), (class_balanced(9), range(8)), (ring(9, 3), [0, 1, 2, 3, 6, 7, 8])])
+@pytest.mark.parametrize(
+    ("selection", "in_use"), [(reservoir(9), range(8)), (class_balanced(9), range(8)), (ring(9, 3), [0, 1, 2, 3, 6, 7, 8])]
+)
 def test_every_filled_slot_is_drawn_equally_often_and_no_other(selection: Selection, in_use: list[int]) -> None:
     state = selection.init()
     for classes in ([0, 0, 0, 0], [1, 2, 2, 2]):  # ring: class 1 has one sample in its three slots

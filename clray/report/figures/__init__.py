@@ -1,0 +1,1 @@
+"""Figures for the page and for papers: arrays in, matplotlib figures out. Nothing here reads or writes files."""

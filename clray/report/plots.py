@@ -1,0 +1,116 @@
+"""One figure on request: what ``clray plot`` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from clray.errors import UserError, did_you_mean
+from clray.report.build import choose
+from clray.report.figures import drift as drift_figures
+from clray.report.figures import sweep as sweep_figures
+from clray.report.figures import trial as trial_figures
+from clray.report.figures.style import figure_bytes, styled
+from clray.report.labels import find_metric
+from clray.report.measure_store import MeasureStore
+from clray.report.measures import measure
+from clray.report.sweep_files import SweepFiles, open_sweep, with_metrics
+from clray.report.tables import with_settings
+from clray.report.trial_files import TrialCurves, TrialFiles
+
+KINDS = {
+    "accuracy": "accuracy on every task over all batches of one trial",
+    "loss": "the same of the loss",
+    "matrix": "accuracy after each task of one trial",
+    "forgetting": "accuracy lost on each task of one trial",
+    "baselines": "each task of one trial against expert and joint",
+    "drift": "how similar the representations of one trial stay",
+    "since": "four measures of that drift over the number of later tasks",
+    "weights": "how far the weights of one trial moved",
+    "plasticity": "units in use, ranks and size of the hidden layer of one trial",
+    "compare": "a metric over one or two settings of the sweep",
+    "parallel": "all settings and a metric of the sweep, a line a trial",
+}
+OF_SWEEP = ("compare", "parallel")
+INNER = ("drift", "since", "weights", "plasticity")
+FORMATS = ("png", "svg", "pdf")
+
+
+def plot(folder: str, kind: str, trial_id: str | None, metric_name: str, by: Sequence[str], output: str | None) -> str:
+    """Makes one figure and writes it.
+
+    Args:
+        kind: of ``KINDS``.
+        trial_id: beginning of an id; by default the trial that is best by ``metric_name``.
+        by: settings of ``compare``, at most two; by default the first two that were varied.
+        output: a file ending in .png, .svg or .pdf; default ``<sweep>-<kind>.png`` here.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        UserError: one of these is wrong, or the trial logged nothing that the figure could show.
+    """
+    if kind not in KINDS:
+        raise UserError(f"no plot {kind!r}; {did_you_mean(kind, KINDS)}")
+    sweep = open_sweep(folder)
+    path = Path(output or f"{sweep.name}-{kind}.png")
+    form = path.suffix.lower().removeprefix(".")
+    if form not in FORMATS:
+        raise UserError(f"{path}: a figure is written as one of {', '.join('.' + form for form in FORMATS)}")
+    with styled():
+        figure = _sweep_figure(sweep, kind, metric_name, by) if kind in OF_SWEEP else _trial_figure(sweep, kind, trial_id, metric_name)
+    data = figure_bytes(figure, form)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    return str(path)
+
+
+def _sweep_figure(sweep: SweepFiles, kind: str, metric_name: str, by: Sequence[str]) -> Figure:
+    sweep = with_metrics(sweep, MeasureStore(sweep.storage))
+    if not len(sweep.finished):
+        raise UserError(f"{sweep.storage.display}: no trial is done yet; see clray status")
+    name = find_metric(metric_name, sweep.metrics)
+    sweep, keys = with_settings(sweep, by or sweep.varied[: 2 if kind == "compare" else None])
+    if not keys:
+        raise UserError(f"{sweep.storage.display}: nothing was varied; give a setting with --by")
+    if kind == "compare":
+        if len(keys) > 2:
+            raise UserError(f"compare shows one or two settings, got {len(keys)}: {', '.join(keys)}")
+        return sweep_figures.compare_figure(sweep, keys, name)
+    return sweep_figures.parallel_figure(sweep.finished, keys, [name])
+
+
+def _trial_figure(sweep: SweepFiles, kind: str, trial_id: str | None, metric_name: str) -> Figure:
+    if trial_id is None:
+        chosen = choose(sweep, find_metric(metric_name, sweep.metrics) if sweep.metrics else metric_name, 1)
+        if not chosen:
+            raise UserError(f"{sweep.storage.display}: no trial has begun; see clray status")
+        trial_id = chosen[0][0]
+    trial = sweep.trial(trial_id)
+    curves = trial.curves()
+    if curves is None:
+        reason = trial.problems[0] if trial.problems else "no task is committed"
+        raise UserError(f"{trial.trial_id}: nothing to plot: {reason}")
+    if kind in INNER:
+        return _inner_figure(sweep, trial, curves, kind)
+    chance = trial.chance
+    if kind in ("accuracy", "loss"):
+        return trial_figures.curve_figure(curves, kind, chance)
+    if kind == "matrix":
+        return trial_figures.matrix_figure(curves, chance)
+    return trial_figures.forgetting_figure(curves) if kind == "forgetting" else trial_figures.baselines_figure(curves, chance)
+
+
+def _inner_figure(sweep: SweepFiles, trial: TrialFiles, curves: TrialCurves, kind: str) -> Figure:
+    found = measure(trial, curves, MeasureStore(sweep.storage), False, lambda: None)
+    frame = found.drift if kind in ("drift", "since") else getattr(found, kind)
+    if frame is None:
+        what = "logging.weights: false" if kind == "weights" else "logging.representations: none"
+        raise UserError(f"{trial.trial_id}: nothing to plot: the experiment says {what}")
+    return getattr(drift_figures, f"{kind}_figure")(frame, curves)

@@ -1,0 +1,71 @@
+"""A dry run says what a sweep would do, from the file and what is finished, and starts nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clray.store.filesystem import Storage
+from clray.store.layout import SweepLayout
+from clray.trials.dry_run import SHOWN, print_dry_run
+from clray.trials.plan import plan_sweep
+from clray.trials.status import TrialStatus
+from clray.trials.table import TrialsTable, row_of
+from tests.trials.sweeps import sweep, write
+
+LAYOUT = SweepLayout()
+
+
+def test_a_dry_run_of_many_points_imports_neither_torch_nor_ray_and_starts_no_backend(tmp_path: Path) -> None:
+    hundred = list(range(100))
+    big = sweep(grid={"seed": hundred, "optimizer.learning_rate": [(i + 1) / 1000 for i in hundred]})
+    write(tmp_path / "big.yaml", big)
+    code = (
+        "import sys; sys.argv = ['clray', 'sweep', 'big.yaml', '--dry-run']\n"
+        "from clray.cli import app\n"
+        "try: app()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "from jax._src import xla_bridge\n"
+        "print([name for name in ('torch', 'torchvision', 'ray') if name in sys.modules], xla_bridge.backends_are_initialized())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[] False", done.stdout + done.stderr
+    assert f"... and {10_000 - SHOWN} more" in lines
+    assert any(line.startswith("10000 trials, 1 compiled program for all; 0 finished before, 10000 to run in") for line in lines)
+    assert not (tmp_path / "results").exists()
+
+
+def test_trials_programs_and_needs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_sweep(sweep(grid={"seed": [1, 2, 1], "model.hidden": [[8], [16, 16]], "optimizer.learning_rate": [0.1]}))
+    print_dry_run(plan, str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == [trial.trial_id for trial in plan.trials]
+    small, large = lines[1].split(), lines[2].split()
+    assert small[1:5] == ["1", "[8]", "0.1", str(64 * 8 + 8 + 8 * 2 + 2)]
+    assert large[4] == f"{64 * 16 + 16 + 16 * 16 + 16 + 16 * 2 + 2:,}"
+    assert lines[5].startswith("4 trials (6 points, equal ones merged), 2 compiled programs for all; 0 finished before, 4 to run in")
+    assert str(tmp_path / "small") in lines[5]
+
+
+def test_what_is_there_already_is_counted_and_gives_the_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_sweep(sweep(grid={"seed": [1, 2, 3, 4, 5]}))
+    ids = [trial.trial_id for trial in plan.trials]
+    storage = Storage.of(tmp_path / "small")
+    table = TrialsTable(storage, LAYOUT)
+    for trial_id, seconds in zip(ids[:2], (10.0, 30.0), strict=True):
+        result = {"status": "done", "n_tasks": 2, "attempts": 1, "seconds": seconds, "metrics": {}}
+        storage.replace_bytes(LAYOUT.trial(trial_id).result, json.dumps(result).encode())
+        table.rows[trial_id] = row_of(trial_id, {}, TrialStatus("done", 2, 1, result=result))
+    table.write()
+    failed = {"outcome": "failed", "cause": "program", "error": "ValueError"}
+    storage.replace_bytes(LAYOUT.trial(ids[2]).attempt(1), json.dumps(failed).encode())
+    interrupted = {"outcome": "running"}
+    storage.replace_bytes(LAYOUT.trial(ids[3]).attempt(1), json.dumps(interrupted).encode())
+    print_dry_run(plan, str(tmp_path))
+    out = capsys.readouterr().out
+    assert "2 finished before, 1 failed before (--retry-failed), 2 to run in" in out
+    assert "time 40 s on one slot: 2 trials at 20.0 s, the median of 2 finished" in out
