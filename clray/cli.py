@@ -13,6 +13,7 @@ import typer
 
 from clray import __version__
 from clray.errors import UserError
+from clray.report.commands import register
 from clray.signals import EXIT_CODES, leave, resumable
 
 EXIT_FAILED_TRIALS = 1
@@ -192,7 +193,7 @@ def _execute(plan: Any, output: str, quiet: bool, **options: Any) -> None:
             console.print(
                 f"{count(len(result.kept), 'more trial')} of earlier versions of this sweep in the same folder, kept", highlight=False
             )
-        console.print(f"files: {result.root}/  (trials.parquet, trials/)", highlight=False, markup=False)
+        console.print(f"files: {result.root}/  (trials.parquet, trials/); plots: clray report {result.root}", highlight=False, markup=False)
     if result.failed:
         Console(stderr=True, width=None if sys.stderr.isatty() else 200).print(failures_table(result.failed))
         print(f"logs and tracebacks: {result.root}/trials/<trial>/attempts/", file=sys.stderr)
@@ -233,3 +234,6 @@ def _top_level(file: str) -> dict[str, Any]:
     from clray.documents import read_yaml
 
     return read_yaml(file).data
+
+
+register(app)

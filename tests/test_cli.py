@@ -1,0 +1,246 @@
+"""The command as people meet it: what it prints, what it leaves, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+
+import clray
+from clray import plugins
+from clray.cli import main
+from clray.trials.job import now
+from tests.trials.sweeps import experiment, sweep, write
+
+CLRAY = str(Path(sys.executable).with_name("clray"))
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def clray_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """A function that runs the command in this process and returns exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clray", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out = capsys.readouterr()
+        return int(end.value.code or 0), out.out, out.err
+
+    return run
+
+
+def test_version_and_help(clray_says: Any) -> None:
+    assert clray_says("--version") == (0, f"clray {clray.__version__}\n", "")
+    for page in ("-h", "--help"):
+        code, out, _ = clray_says(page)
+        assert code == 0
+        assert [name for name in ("run", "sweep", "status", "data", "list", "schema") if name not in out] == []
+
+
+@pytest.mark.parametrize("kind", ["datasets", "models", "optimizers", "strategies"])
+def test_list_has_a_line_a_plugin(clray_says: Any, kind: str) -> None:
+    code, out, _ = clray_says("list", kind)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == plugins.names(kind)
+    assert all(len(line.split()) > 2 for line in out.splitlines())  # each with a description
+
+
+def test_every_listed_plugin_loads_and_carries_its_name() -> None:
+    for kind in plugins.PACKAGES:
+        for name in plugins.names(kind):
+            assert issubclass(plugins.options_class(kind, name), plugins.BASES[kind])
+
+
+def schema(clray_says: Any, kind: str) -> jsonschema.Draft202012Validator:
+    """The printed schema of one kind of file."""
+    code, out, _ = clray_says("schema", kind)
+    assert code == 0
+    printed = json.loads(out)
+    jsonschema.Draft202012Validator.check_schema(printed)
+    assert printed["title"] == f"clray {kind}"
+    return jsonschema.Draft202012Validator(printed)
+
+
+def test_the_example_files_fit_the_printed_schemas(clray_says: Any) -> None:
+    kinds = {"sweep": schema(clray_says, "sweep"), "experiment": schema(clray_says, "experiment")}
+    files = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
+    assert len(files) >= 2
+    for path in files:
+        data = YAML(typ="safe", pure=True).load(path)
+        errors = kinds["sweep" if "experiment" in data else "experiment"].iter_errors(data)
+        assert [f"{path.name}: {error.json_path}: {error.message}" for error in errors] == []
+
+
+@pytest.mark.parametrize(
+    ("where", "changes"),
+    [
+        ("$.optimizer", {"optimizer": {"name": "sgd", "learning_rat": 0.1}}),
+        ("$.optimizer", {"optimizer": {"name": "sgd", "learning_rate": -1}}),
+        ("$.model", {"model": {"name": "cnn", "hidden": [8, 8]}}),
+        ("$.dataset", {"dataset": {"name": "digits", "split": "letters"}}),
+        ("$.strategy", {"strategy": []}),
+        ("$.sequence.n_tasks", {"sequence": {"n_tasks": 0}}),
+        ("$", {"sed": 1}),
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_what_clray_refuses(clray_says: Any, where: str, changes: dict[str, Any]) -> None:
+    validator = schema(clray_says, "experiment")
+    assert list(validator.iter_errors(experiment())) == []
+    assert list(validator.iter_errors(experiment(model={"name": "my.models:Net", "anything": 1}))) == []
+    assert [error.json_path for error in validator.iter_errors(experiment(**changes))] == [where]
+
+
+def test_data_prepare_says_what_it_prepared_and_where(clray_says: Any) -> None:
+    code, out, _ = clray_says("data", "prepare", "digits", "--set", "pad=1")
+    assert code == 0
+    start = "digits: 1433 training and 364 test images of 10 classes, (10, 10, 1) float32, in "
+    assert out.startswith(start)
+    assert (Path(out.removeprefix(start).strip()) / "meta.json").is_file()
+
+
+def test_completion_comes_for_the_shell(tmp_path: Path) -> None:
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = subprocess.run([CLRAY, "--show-completion", "bash"], capture_output=True, text=True, timeout=60, env=environment)
+    assert shown.returncode == 0
+    assert "complete -o default -F _clray_completion clray" in shown.stdout
+    asked = {**os.environ, "_CLRAY_COMPLETE": "complete_bash", "COMP_WORDS": "clray s", "COMP_CWORD": "1"}
+    completed = subprocess.run([CLRAY], capture_output=True, text=True, timeout=60, env=asked)
+    assert completed.stdout.split() == ["sweep", "status", "schema"]
+
+
+def test_a_run_leaves_results_and_says_where(clray_says: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "one.yaml", experiment())
+    output = str(tmp_path / "out")
+    code, out, err = clray_says("run", str(path), "-o", output, "--set", "seed=3")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert any(line.startswith(f"files: {output}/one/") for line in lines)
+    (trial,) = clray.open(f"{output}/one").trial_ids
+    assert lines[1].startswith(trial)
+    assert err.startswith("1 trial: 1 to run")
+    code, out, err = clray_says("run", str(path), "-o", output, "--set", "seed=3")
+    assert (code, err.splitlines()[0]) == (0, "1 trial: 0 to run, 1 finished before")
+    code, out, err = clray_says("run", str(path), "-o", output, "--set", "seed=4")
+    assert code == 0
+    assert "1 more trial of earlier versions of this sweep in the same folder, kept" in out
+    code, out, _ = clray_says("status", f"{output}/one")
+    assert code == 0
+    assert out.splitlines()[-1] == "2 done; no driver"
+
+
+def test_quiet_says_nothing_when_all_is_well(clray_says: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "one.yaml", experiment())
+    assert clray_says("run", str(path), "-o", str(tmp_path), "-q") == (0, "", "")
+
+
+def test_run_says_that_it_leaves_the_axes_of_a_sweep_alone(clray_says: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", sweep(grid={"seed": [1, 2]}, zip={"n_repeats": [1]}))
+    code, _, err = clray_says("run", str(path), "-o", str(tmp_path))
+    assert code == 0
+    assert err.splitlines()[0] == f"{path} is a sweep: running its base experiment, without grid, zip. All of it: clray sweep {path}"
+
+
+def test_a_folder_that_another_driver_holds_is_left_alone_unless_forced(clray_says: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", sweep(cases=[{}]))
+    folder = tmp_path / "small"
+    folder.mkdir()
+    lease = {"host": socket.gethostname(), "pid": os.getppid(), "start": now(), "renewed": now()}
+    (folder / ".lease.json").write_text(json.dumps(lease))
+    code, _, err = clray_says("sweep", str(path), "-o", str(tmp_path), "--local")
+    assert code == 1
+    assert f"is driven by process {os.getppid()} on {socket.gethostname()}" in err
+    assert "--force" in err
+    assert sorted(item.name for item in folder.iterdir()) == [".lease.json"]
+    code, _, err = clray_says("sweep", str(path), "-o", str(tmp_path), "--local", "--force")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(tmp_path: Path, number: int, code: int) -> None:
+    long = experiment(
+        sequence={"n_tasks": 4}, training={"steps": 6000, "batch_size": 16}, logging={"log_frequency": 6000, "n_subsamples": 4}
+    )
+    write(tmp_path / "long run.yaml", long | {"name": "long"})
+    arguments = [CLRAY, "run", "long run.yaml", "-o", "out"]
+    running = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("out/long/trials/*/task_000/COMMIT.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, said = running.communicate(timeout=10)  # the promise: it ends within 10 s
+    assert running.returncode == code, said
+    assert "To go on: clray run 'long run.yaml' -o out" in said
+    assert "Traceback" not in said
+    status = subprocess.run([CLRAY, "status", "out/long"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert status.stdout.splitlines()[-1] == "1 interrupted; no driver"
+    commits = {path: path.read_bytes() for path in tmp_path.glob("out/long/trials/*/*/COMMIT.json")}
+    finished = subprocess.run([*arguments, "-q"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0, finished.stderr
+    assert all(path.read_bytes() == content for path, content in commits.items())
+    assert clray.open(tmp_path / "out" / "long").trials.status.tolist() == ["done"]
+
+
+def signalled(body: str, *numbers: int) -> tuple[int, str]:
+    """Exit code and stderr of a process that runs ``body`` under ``resumable`` and gets signals once it has printed a line each."""
+    head = "import sys, time\nfrom clray import signals\nfrom clray.cli import main\nsignals.GRACE_SECONDS = 1.0\n"
+    end = f"sys.argv = ['clray', 'run', 'f.yaml']\ntry:\n    with signals.resumable() as stops:\n{textwrap.indent(body, ' ' * 8)}\n"
+    end += "except SystemExit as end:\n    print('in order', flush=True)\n    raise\n"
+    process = subprocess.Popen([sys.executable, "-c", head + end], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for number in numbers:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out + err
+
+
+READY = "print('ready', flush=True)\ntime.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("body", "numbers", "code", "in_order"),
+    [
+        (READY, [signal.SIGTERM], 143, False),  # nothing has begun: nothing to bring to an end
+        (f"stops.begin()\n{READY}", [signal.SIGINT], 130, True),
+        (
+            f"stops.begin()\ntry:\n    {READY.replace(chr(10), '; ')}\nexcept BaseException:\n    raise ImportError('x')",
+            [signal.SIGINT],
+            130,
+            True,
+        ),
+        (
+            f"stops.begin()\ntry:\n    {READY.replace(chr(10), '; ')}\nexcept BaseException:\n    time.sleep(60)",
+            [signal.SIGTERM],
+            143,
+            False,
+        ),
+        (
+            f"stops.begin()\ntry:\n    {READY.replace(chr(10), '; ')}\nexcept BaseException:\n    {READY.replace(chr(10), '; ')}",
+            [signal.SIGINT, signal.SIGINT],
+            130,
+            False,
+        ),
+        ("stops.begin()\nprint('ready')\nsys.exit(15)", [], 143, True),  # what Ray's handler does while it connects
+    ],
+    ids=["before it begins", "in order", "turned into another error", "swallowed", "impatient", "Ray's own handler"],
+)
+def test_signals_end_the_process_with_their_code_whatever_becomes_of_the_interrupt(
+    body: str, numbers: list[int], code: int, in_order: bool
+) -> None:
+    returned, said = signalled(body, *numbers)
+    assert returned == code
+    assert said.count("interrupted; finished work is kept. To go on: clray run f.yaml") == 1
+    assert ("in order" in said) == in_order
