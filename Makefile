@@ -29,3 +29,8 @@ lint: .venv/.installed-dev
 
 clean:
 	rm -rf .venv build results *.egg-info
+
+# Resolves the GPU extra without installing it: JAX and torch must agree on the CUDA packages.
+.PHONY: check-cuda
+check-cuda: .venv/.installed
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed -e '.[cuda]' -c constraints.txt
