@@ -245,8 +245,9 @@ def write_config(storage: Storage, trial: TrialLayout, experiment: Experiment) -
         OutputError: it means something else, or is damaged.
     """
     text = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False
     yaml.dump(experiment.plain(), text)
     try:
         storage.create_bytes(trial.config, text.getvalue().encode())

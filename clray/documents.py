@@ -50,7 +50,7 @@ def read_yaml(path: str | Path) -> Document:
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{source}: {len(raw)} bytes is more than a sweep file can be ({MAX_BYTES})")
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = 1 + raw.count(b"\n", 0, error.start)
         raise ConfigError(f"{source}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8 text") from None

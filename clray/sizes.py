@@ -10,6 +10,7 @@ from clray.data.sizes import static_sizes
 from clray.data.source import DatasetInfo
 from clray.errors import ConfigError
 
+MOST_TASKS = 100_000  # a folder each, and all (T, R, C) classes are drawn before the first
 MOST_STEPS = 2**31 - 1  # optimizers count in int32
 
 
@@ -62,6 +63,8 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
         ConfigError: they do not fit together; the message names the key and what is valid.
     """
     sequence, training, logging = experiment.sequence, experiment.training, experiment.logging
+    if sequence.n_tasks > MOST_TASKS:
+        raise ConfigError(f"sequence.n_tasks: {sequence.n_tasks} is more than the {MOST_TASKS} tasks that one experiment can have")
     check_classes(sequence, info.n_classes)
     for split, counts in (("training", info.train_counts), ("test", info.test_counts)):
         if 0 in counts:

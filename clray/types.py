@@ -64,6 +64,6 @@ class Purpose(enum.IntEnum):
 class Batch(NamedTuple):
     """One training batch of one lane."""
 
-    images: Array  # [B, D] or [B, height, width, channels], float32, scaled
+    images: Array  # [B, D] or [B, height, width, channels], float32, scaled; as stored in the hook ``batch`` of strategies
     labels: Array  # [B] int32, position of the class in the task
     weights: Array  # [B] float32, weight of each sample in the mean loss

@@ -118,8 +118,9 @@ def test_exponential_aliases_and_deep_texts_are_refused_without_expanding_them()
     """Read to the end, they would take hours and terabytes; the bound on the time only keeps the test from hanging."""
     levels = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 15)]
     merged = [f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}, <<: *a{i - 1}}}" for i in range(1, 40)]
+    chained = [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 1000)]
     begun = time.monotonic()
-    for first, lines in (("a0: &a0 [x]", levels), ("a0: &a0 {z: 1}", merged)):
+    for first, lines in (("a0: &a0 [x]", levels), ("a0: &a0 {z: 1}", merged), ("a0: &a0 [x]", chained)):
         assert "too many values (aliases that expand into each other?)" in refusal("\n".join([first, *lines]))
     assert time.monotonic() - begun < 60
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +39,12 @@ class Faulty(MLP):
 '''
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One local Ray with two CPUs for this file."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 def sweep_of(*hidden: int, **changes: Any) -> dict[str, Any]:
     """The tiny experiment over widths."""
     return {"name": "widths", "experiment": tiny(**changes), "grid": {"model.hidden": [[width] for width in hidden]}}
 
 
-def test_ray_and_one_process_write_the_same_bits(cluster: None, tmp_path: Path) -> None:
+def test_ray_and_one_process_write_the_same_bits(ray_address: str, tmp_path: Path) -> None:
     sweep = {**sweep_of(8, 16), "zip": {"optimizer.learning_rate": [0.02, 0.05], "seed": [1, 2]}}
     remote = clray.sweep(sweep, output=tmp_path / "ray")
     local = clray.sweep(sweep, output=tmp_path / "local", local=True)
@@ -67,7 +56,7 @@ def test_ray_and_one_process_write_the_same_bits(cluster: None, tmp_path: Path) 
 
 
 def test_a_failing_trial_stops_no_other_and_runs_again_only_when_asked(
-    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "faulty_models.py").write_text(FAULTY)
     monkeypatch.chdir(tmp_path)
@@ -92,7 +81,7 @@ def test_a_failing_trial_stops_no_other_and_runs_again_only_when_asked(
     assert done.stat().st_mtime_ns == before
 
 
-def test_a_grown_grid_runs_only_what_is_new_and_keeps_what_is_gone(cluster: None, tmp_path: Path) -> None:
+def test_a_grown_grid_runs_only_what_is_new_and_keeps_what_is_gone(ray_address: str, tmp_path: Path) -> None:
     first = set(clray.sweep(sweep_of(8, 12), output=tmp_path).trial_ids)
     nonces = {path: path.read_bytes() for path in tmp_path.glob("widths/trials/*/*/COMMIT.json")}
     second = clray.sweep(sweep_of(12, 14), output=tmp_path)
@@ -104,12 +93,12 @@ def test_a_grown_grid_runs_only_what_is_new_and_keeps_what_is_gone(cluster: None
     assert np.isfinite(table["acc_mean"].to_numpy()).all()
 
 
-def test_a_gpu_that_no_node_has_is_refused_with_what_the_cluster_has(cluster: None, tmp_path: Path) -> None:
+def test_a_gpu_that_no_node_has_is_refused_with_what_the_cluster_has(ray_address: str, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"1 CPU and 1 GPU, which no node .* \(1 node: 2 CPU, 0 GPU\)"):
         clray.sweep({**sweep_of(8), "resources": {"num_gpus": 1}}, output=tmp_path)
 
 
-def test_a_local_path_that_another_node_does_not_see_is_refused(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_path_that_another_node_does_not_see_is_refused(ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     from clray.config import Resources

@@ -7,7 +7,7 @@ what is new.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,6 @@ MOST_MOMENTS = 100
 """Log points over all tasks at which representations are measured. Of more, as many of each task as fit, the last always."""
 MOST_MATRIX_MOMENTS = 30
 
-Measure = Callable[[TrialFiles, TrialCurves, int], pd.DataFrame]
 Advance = Callable[[], None]
 
 
@@ -56,35 +55,67 @@ def measure(trial: TrialFiles, curves: TrialCurves, store: MeasureStore, with_ge
         with_geometry: also solve for the geometry of class manifolds, which takes far longer than the rest.
         advance: called once a task and measure.
     """
-    hidden = all(trial.has(folder, names.REPRESENTATIONS) for folder in _folders(curves))
-    weights = all(trial.weight_files(folder) for folder in _folders(curves))
-
-    def run(kind: str, function: Measure, wanted: bool) -> pd.DataFrame | None:
-        frames = []
-        for task in range(curves.n_tasks):
-            if wanted:
-                key = f"{VERSION} {trial.key(_folders(curves)[: task + 2])}"
+    reading = _Reading(trial, curves)
+    hidden = all(trial.has(folder, names.REPRESENTATIONS) for folder in reading.folders)
+    weights = all(trial.weight_files(folder) for folder in reading.folders)
+    wanted = {
+        "plasticity": (_plasticity, hidden),
+        "weights": (_weights, weights),
+        "drift": (_drift, hidden),
+        "geometry": (_geometry, hidden and with_geometry and geometry.is_available()),
+    }
+    frames: dict[str, list[pd.DataFrame]] = {kind: [] for kind in wanted}
+    for task in range(curves.n_tasks):
+        key = f"{VERSION} {trial.key(reading.folders[: task + 2])}"
+        for kind, (function, can) in wanted.items():
+            if can:
                 path = f"{trial.trial_id}/{names.task_folder(task)}.{kind}.parquet"
-                table = store.get(path, key, lambda task=task: _arrow(function(trial, curves, task)))  # type: ignore[misc]
-                frames.append(table.to_pandas())
+                table = store.get(path, key, lambda function=function, task=task: _arrow(function(reading, task)))  # type: ignore[misc]
+                frames[kind].append(table.to_pandas())
             advance()
-        return pd.concat(frames, ignore_index=True) if frames else None
-
-    return Measures(
-        plasticity=run("plasticity", _plasticity, hidden),
-        weights=run("weights", _weights, weights),
-        drift=run("drift", _drift, hidden),
-        moments=_moments(trial, curves, store) if hidden else None,
-        geometry=run("geometry", _geometry, hidden and with_geometry and geometry.is_available()),
-    )
+        reading.forget(task)
+    found = {kind: pd.concat(parts, ignore_index=True) if parts else None for kind, parts in frames.items()}
+    return Measures(**found, moments=_moments(reading, store) if hidden else None)
 
 
 N_KINDS = 4
 """How often ``measure`` calls ``advance`` for each task."""
 
 
-def _folders(curves: TrialCurves) -> list[str]:
-    return [names.INITIAL, *(names.task_folder(task) for task in range(curves.n_tasks))]
+class _Reading:
+    """The arrays of a trial, each read once where it is used task by task: in an object store they are read whole.
+
+    Kept are those of the untrained network and of the last two tasks, and the representations of each task at its own end.
+    """
+
+    def __init__(self, trial: TrialFiles, curves: TrialCurves):
+        self.trial = trial
+        self.curves = curves
+        self.folders = [names.INITIAL, *(names.task_folder(task) for task in range(curves.n_tasks))]
+        self._open: dict[tuple[str, str], np.ndarray] = {}
+        self._own_ends: dict[int, np.ndarray] = {}
+
+    def array(self, folder: str, name: str) -> np.ndarray:
+        if (folder, name) not in self._open:
+            self._open[folder, name] = self.trial.array(folder, name)
+        return self._open[folder, name]
+
+    def hidden(self, task: int) -> np.ndarray:
+        """(L, R, E, S, H); task -1 is the untrained network."""
+        return self.array(self.folders[task + 1], names.REPRESENTATIONS)
+
+    def own_end(self, column: int) -> np.ndarray:
+        """(R, S, H) of an evaluated task at the end of its own training."""
+        if column not in self._own_ends:
+            place = (names.task_folder(int(self.curves.eval_tasks[column])), names.REPRESENTATIONS)
+            array = self._open[place] if place in self._open else self.trial.array(*place)  # of earlier tasks not kept whole
+            self._own_ends[column] = np.array(array[-1, :, column])
+        return self._own_ends[column]
+
+    def forget(self, task: int) -> None:
+        """Lets go of what is not needed any more once ``task`` is done."""
+        kept = {names.INITIAL, self.folders[task + 1]}
+        self._open = {place: array for place, array in self._open.items() if place[0] in kept}
 
 
 def _arrow(frame: pd.DataFrame) -> pa.Table:
@@ -103,9 +134,9 @@ def _task_column(frame: pd.DataFrame, task: int) -> pd.DataFrame:
     return frame
 
 
-def _plasticity(trial: TrialFiles, curves: TrialCurves, task: int) -> pd.DataFrame:
+def _plasticity(reading: _Reading, task: int) -> pd.DataFrame:
     """Over the samples of all evaluated tasks together."""
-    array = trial.array(names.task_folder(task), names.REPRESENTATIONS)
+    curves, array = reading.curves, reading.hidden(task)
     logs = measured_logs(curves)
     values: dict[str, list[np.ndarray]] = {}
     for log in logs:
@@ -125,15 +156,14 @@ def _plasticity(trial: TrialFiles, curves: TrialCurves, task: int) -> pd.DataFra
     return _task_column(_rows(axes, {name: np.stack(parts) for name, parts in values.items()}), task)
 
 
-def _weights(trial: TrialFiles, curves: TrialCurves, task: int) -> pd.DataFrame:
+def _weights(reading: _Reading, task: int) -> pd.DataFrame:
     """Norm and distances of each parameter. A task starts from the last log point of the one before."""
-    folder = names.task_folder(task)
-    before = _folders(curves)[task]
-    files = trial.weight_files(folder)
+    curves = reading.curves
+    before, folder = reading.folders[task : task + 2]
     frames = []
-    for parameter, file in files.items():
-        now = trial.array(folder, file)
-        initial, start = (np.asarray(trial.array(name, trial.weight_files(name)[parameter])[-1]) for name in (names.INITIAL, before))
+    for parameter, file in reading.trial.weight_files(folder).items():
+        now = reading.array(folder, file)
+        initial, start = (np.asarray(reading.array(name, file)[-1]) for name in (names.INITIAL, before))
         logs = range(len(curves.steps))
         size = int(np.prod(now.shape[2:], dtype=np.int64))
         values = {
@@ -151,21 +181,20 @@ def _weights(trial: TrialFiles, curves: TrialCurves, task: int) -> pd.DataFrame:
     return _task_column(pd.concat(frames, ignore_index=True), task)
 
 
-def _drift(trial: TrialFiles, curves: TrialCurves, task: int) -> pd.DataFrame:
+def _drift(reading: _Reading, task: int) -> pd.DataFrame:
     """Similarity of the representations of each evaluated task to those of two earlier moments."""
-    folder = names.task_folder(task)
-    array = trial.array(folder, names.REPRESENTATIONS)
-    initial = trial.array(names.INITIAL, names.REPRESENTATIONS)[-1]  # (R, E, S, H)
+    curves, array = reading.curves, reading.hidden(task)
+    initial = reading.hidden(-1)[-1]  # (R, E, S, H)
     logs = measured_logs(curves)
     own = np.full(initial.shape, np.nan, np.float32)
     for column, trained in enumerate(curves.eval_tasks):
         if trained <= task:
-            own[:, column] = trial.array(names.task_folder(int(trained)), names.REPRESENTATIONS)[-1, :, column]
+            own[:, column] = reading.own_end(column)
     values: dict[str, list[np.ndarray]] = {}
     for log in logs:
         now = np.asarray(array[log])
         for moment, reference in (("initial", initial), ("own", own)):
-            for name, value in similarities(now, reference, trial.n_classes).items():
+            for name, value in similarities(now, reference, reading.trial.n_classes).items():
                 values.setdefault(f"{name}_{moment}", []).append(value)
     axes = {"step": curves.steps[logs], "repeat": curves.repeats, "eval_task": curves.eval_tasks}
     return _task_column(_rows(axes, {name: np.stack(parts) for name, parts in values.items()}), task)
@@ -183,37 +212,36 @@ def shown_tasks(curves: TrialCurves) -> list[int]:
     return sorted({0, (len(curves.eval_tasks) - 1) // 2, len(curves.eval_tasks) - 1})
 
 
-def _moments(trial: TrialFiles, curves: TrialCurves, store: MeasureStore) -> pd.DataFrame:
+def _moments(reading: _Reading, store: MeasureStore) -> pd.DataFrame:
     """CKA between the ends of tasks, for three evaluated tasks."""
+    trial, curves = reading.trial, reading.curves
 
     def compute() -> pa.Table:
         moments = np.unique(np.linspace(-1, curves.n_tasks - 1, min(curves.n_tasks + 1, MOST_MATRIX_MOMENTS)).round().astype(int))
+        columns = shown_tasks(curves)
+        # Not through reading.array, which would keep every task.
+        ends = [np.array(trial.array(reading.folders[moment + 1], names.REPRESENTATIONS)[-1][:, columns]) for moment in moments]
         frames = []
-        for column in shown_tasks(curves):
-            ends = [np.asarray(array[-1, :, column]) for array in _ends(trial, moments)]
-            for first, x in zip(moments, ends, strict=True):
-                for second, y in zip(moments, ends, strict=True):
-                    if second <= first:
-                        axes = {"eval_task": curves.eval_tasks[[column]], "first": [first], "second": [second], "repeat": curves.repeats}
-                        frames.append(_rows({name: np.asarray(v) for name, v in axes.items()}, {"cka": linear_cka(x, y)}))
+        for place, column in enumerate(columns):
+            for i, first in enumerate(moments):
+                for j, second in enumerate(moments[: i + 1]):
+                    axes = {"eval_task": curves.eval_tasks[[column]], "first": np.array([first]), "second": np.array([second])}
+                    cka = linear_cka(ends[i][:, place], ends[j][:, place])
+                    frames.append(_rows({**axes, "repeat": curves.repeats}, {"cka": cka}))
         return _arrow(pd.concat(frames, ignore_index=True))
 
-    key = f"{VERSION} {trial.key(_folders(curves))}"
+    key = f"{VERSION} {trial.key(reading.folders)}"
     return store.get(f"{trial.trial_id}/moments.parquet", key, compute).to_pandas()
 
 
-def _ends(trial: TrialFiles, moments: np.ndarray) -> Iterator[np.ndarray]:
-    for task in moments:
-        yield trial.array(names.INITIAL if task < 0 else names.task_folder(int(task)), names.REPRESENTATIONS)
-
-
-def _geometry(trial: TrialFiles, curves: TrialCurves, task: int) -> pd.DataFrame:
+def _geometry(reading: _Reading, task: int) -> pd.DataFrame:
     """Of the classes of all evaluated tasks together; a task's value is the mean over its classes (of capacity: harmonic)."""
-    hidden = np.asarray(trial.array(names.task_folder(task), names.REPRESENTATIONS)[-1], np.float64)  # (R, E, S, H)
+    curves, n_classes = reading.curves, reading.trial.n_classes
+    hidden = np.asarray(reading.hidden(task)[-1], np.float64)  # (R, E, S, H)
     n_repeats, n_evaluated, n_samples, width = hidden.shape
-    per_class = n_samples // trial.n_classes
-    clouds = hidden[:, :, : per_class * trial.n_classes].reshape(n_repeats, n_evaluated * trial.n_classes, per_class, width)
-    shape = (n_evaluated, trial.n_classes)
+    per_class = n_samples // n_classes
+    clouds = hidden[:, :, : per_class * n_classes].reshape(n_repeats, n_evaluated * n_classes, per_class, width)
+    shape = (n_evaluated, n_classes)
     found: dict[str, list[np.ndarray]] = {"capacity": [], "radius": [], "dimension": []}
     for repeat in range(n_repeats):
         measured = geometry.manifold_geometry(list(clouds[repeat]))

@@ -17,6 +17,7 @@ from clray.trials.status import FINISHED, read_json
 
 MOST_FACTORS = 8
 MOST_AXES = 6
+MOST_CELLS = 60_000
 REASONS = ("failed", "interrupted", "diverged")
 
 
@@ -148,7 +149,7 @@ def _trials(sweep: SweepFiles, files: ReportFiles, name: str, shown: Collection[
     links = files.table("trials", sweep.trials)
     if len(sweep.repeats):
         links += element("span", " by repeat:", class_="files") + files.table("repeats", sweep.repeats)
-    keys, names = sweep.varied, sweep.metrics
+    keys, names = sweep.varied, _table_metrics(sweep, name)
     columns = [Column("trial", "trial"), Column("status", "status")]
     columns += [Column(key, short, key, number=True) for key, short in zip(keys, short_names(keys), strict=True)]
     first = {*SHOWN_FIRST, name}
@@ -167,6 +168,13 @@ def _trials(sweep: SweepFiles, files: ReportFiles, name: str, shown: Collection[
     tools = _tools(sweep, columns, names)
     body = table(columns, rows, interactive=True, id="trials", class_="trials")
     return element("h3", "Trials" + links, id="all-trials") + tools + body
+
+
+def _table_metrics(sweep: SweepFiles, name: str) -> list[str]:
+    """All metrics, or of very large sweeps only the main ones: a browser has to hold the table."""
+    if len(sweep.trials) * len(sweep.metrics) <= MOST_CELLS:
+        return sweep.metrics
+    return [metric for metric in sweep.metrics if metric in (*SHOWN_FIRST, name)]
 
 
 def _mean_cell(row: dict[str, object], name: str) -> str:

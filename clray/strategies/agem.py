@@ -17,9 +17,9 @@ from pydantic import Field
 
 from clray.config import Count, StrategyOptions
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
-from clray.strategies.buffer import Samples, no_samples
+from clray.strategies.buffer import Samples
 from clray.strategies.drawing import below
-from clray.strategies.task_memory import mean_gradient, remember
+from clray.strategies.task_memory import mean_gradient, no_memory, remember
 from clray.types import Array, Batch, Params
 
 
@@ -40,9 +40,7 @@ class AGEM(StrategyOptions):
     def build(self) -> Strategy:
         def init(params: Params, sizes: StaticSizes) -> Samples:
             del params
-            per_task = self.memory_size // sizes.n_tasks
-            flat = no_samples(sizes.n_tasks * per_task, sizes)
-            return jax.tree.map(lambda leaf: leaf.reshape(sizes.n_tasks, per_task, *leaf.shape[1:]), flat)
+            return no_memory(self.memory_size // sizes.n_tasks, sizes)
 
         def gradient(state: Samples, gradient: Params, params: Params, batch: Batch, ctx: Context) -> Params:
             del batch

@@ -30,20 +30,20 @@ def fisher_diagonal(params: Params, data: TaskData, kind: Kind, n_samples: int |
         n_samples: so many samples of it, drawn at random; None: all.
     """
 
-    def contribution(image: Array, label: Array, key: Array) -> Params:
+    def contribution(image: Array, label: Array, key: Array, turn: Array) -> Params:
         def log_probabilities(params: Params) -> Array:
             return jax.nn.log_softmax(ctx.forward(params, image[None])[0][0])
 
         log_p, pull_back = jax.vjp(log_probabilities, params)
-        labels = jnp.arange(log_p.shape[0])
+        weight = jnp.float32(1.0)
         if kind == "exact":
-            (rows,) = jax.vmap(pull_back)(jnp.eye(len(labels), dtype=log_p.dtype))
-            return {path: jnp.tensordot(jnp.exp(log_p), row**2, axes=1) for path, row in rows.items()}
-        if kind == "argmax":
+            label, weight = turn, jnp.exp(log_p[turn])
+        elif kind == "argmax":
             label = jnp.argmax(log_p)
         elif kind == "sampled":
             label = jax.random.categorical(key, log_p)
-        (row,) = pull_back((labels == label).astype(log_p.dtype))
-        return {path: leaf**2 for path, leaf in row.items()}
+        (gradient,) = pull_back((jnp.arange(log_p.shape[0]) == label).astype(log_p.dtype))
+        return {path: weight * leaf**2 for path, leaf in gradient.items()}
 
-    return mean_over_samples(contribution, data, n_samples, ctx)
+    n_labels = jax.eval_shape(ctx.forward, params, ctx.scale(data.images[:1]))[0].shape[-1]
+    return mean_over_samples(contribution, data, n_samples, ctx, n_turns=n_labels if kind == "exact" else 1)

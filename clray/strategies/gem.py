@@ -21,9 +21,9 @@ from pydantic import Field
 
 from clray.config import Count, StrategyOptions, Traced
 from clray.strategies.base import Context, StaticSizes, Strategy, StrategyState, TaskData
-from clray.strategies.buffer import Samples, no_samples
+from clray.strategies.buffer import Samples
 from clray.strategies.cone import multipliers
-from clray.strategies.task_memory import mean_gradient, remember
+from clray.strategies.task_memory import mean_gradient, no_memory, remember
 from clray.types import Array, Batch, Params
 
 
@@ -41,9 +41,7 @@ class GEM(StrategyOptions):
     def build(self) -> Strategy:
         def init(params: Params, sizes: StaticSizes) -> Samples:
             del params
-            n_parts = sizes.n_tasks - 1  # nothing comes after the last task
-            flat = no_samples(n_parts * self.memory_size, sizes)
-            return jax.tree.map(lambda leaf: leaf.reshape(n_parts, self.memory_size, *leaf.shape[1:]), flat)
+            return no_memory(self.memory_size, sizes)
 
         def end_task(state: Samples, params: Params, data: TaskData, ctx: Context) -> Samples:
             del params
@@ -54,8 +52,8 @@ class GEM(StrategyOptions):
 
 def gradient(state: StrategyState, gradient: Params, params: Params, batch: Batch, ctx: Context) -> Params:
     del batch
-    n_parts = state.labels.shape[0]
-    if n_parts == 0:
+    n_earlier = ctx.sizes.n_tasks - 1
+    if n_earlier == 0:
         return gradient
     flat, unravel = ravel_pytree(gradient)
 
@@ -64,7 +62,7 @@ def gradient(state: StrategyState, gradient: Params, params: Params, batch: Batc
         return rows.at[task].set(ravel_pytree(mean_gradient(params, part, ctx))[0])
 
     # The bound has no lane axis, so the loop really is as short as the task is early.
-    rows = jax.lax.fori_loop(0, jnp.minimum(ctx.task, n_parts), add, jnp.zeros((n_parts, flat.shape[0])))
+    rows = jax.lax.fori_loop(0, jnp.minimum(ctx.task, n_earlier), add, jnp.zeros((n_earlier, flat.shape[0])))
     dots = rows @ flat
     changed = flat + multipliers(rows @ rows.T, dots, ctx.hyper["margin"]) @ rows
     return unravel(jnp.where(jnp.any(dots < 0.0), changed, flat))

@@ -58,8 +58,8 @@ def penalty(state: State, params: Params, logits: Array, batch: Batch, ctx: Cont
 def sensitivity(params: Params, data: TaskData, n_samples: int | None, ctx: Context) -> Params:
     """Omega of one task, shaped like ``params``."""
 
-    def contribution(image: Array, label: Array, key: Array) -> Params:
-        del label, key
+    def contribution(image: Array, label: Array, key: Array, turn: Array) -> Params:
+        del label, key, turn
         gradient = jax.grad(lambda params: jnp.sum(ctx.forward(params, image[None])[0] ** 2))(params)
         return {path: jnp.abs(leaf) for path, leaf in gradient.items()}
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from clray.strategies.base import Context, TaskData
-from clray.strategies.buffer import Samples
+from clray.strategies.base import Context, StaticSizes, TaskData
+from clray.strategies.buffer import Samples, no_samples
 from clray.strategies.drawing import without_replacement
 from clray.types import Array, Batch, Params
+
+
+def no_memory(per_task: int, sizes: StaticSizes) -> Samples:
+    """An empty memory of m = ``per_task`` samples of each task: leading axes [T, m]."""
+    flat = no_samples(sizes.n_tasks * per_task, sizes)
+    return jax.tree.map(lambda leaf: leaf.reshape(sizes.n_tasks, per_task, *leaf.shape[1:]), flat)
 
 
 def remember(memory: Samples, data: TaskData, ctx: Context) -> Samples:

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clray.config import Experiment
 from clray.display import count, show_age, show_bytes, show_value
 from clray.memory import Estimate, estimate
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 from clray.trials.expand import Trial
-from clray.trials.pack import pack_key
 from clray.trials.plan import Plan
 from clray.trials.status import FINISHED, read_status
 from clray.trials.sweep import sweep_root
@@ -58,15 +58,21 @@ def print_dry_run(plan: Plan, output: str) -> None:
 
 def _needs(plan: Plan) -> tuple[int, list[Estimate | None]]:
     """The number of different programs, and an estimate a trial. Trials of one program need the same."""
-    estimates: dict[str, Estimate | None] = {}
+    by_program: dict[Experiment, Estimate | None] = {}
     needs = []
     for trial in plan.trials:
-        key = pack_key(trial.experiment)
-        if key not in estimates:
+        program = _program(trial.experiment)
+        if program not in by_program:
             sizes = plan.sizes[trial.trial_id]
-            estimates[key] = estimate(trial.experiment, sizes) if sizes else None
-        needs.append(estimates[key])
-    return len(estimates), needs
+            by_program[program] = estimate(trial.experiment, sizes) if sizes else None
+        needs.append(by_program[program])
+    return len(by_program), needs
+
+
+def _program(experiment: Experiment) -> Experiment:
+    """Equal where ``pack_key`` is, and quicker to tell for thousands of trials."""
+    traced = {"optimizer": experiment.optimizer.structure(), "strategy": tuple(options.structure() for options in experiment.strategy)}
+    return experiment.model_copy(update={"name": "", "seed": 0, **traced})
 
 
 def _table(trials: Sequence[Trial], needs: Sequence[Estimate | None]) -> Table:

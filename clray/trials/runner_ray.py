@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clray.config import Resources
@@ -223,7 +223,7 @@ class RayRunner:
 
     @staticmethod
     def _relay(board: Any, on_event: OnEvent) -> None:
-        with contextlib.suppress(GetTimeoutError, RayActorError):
+        with contextlib.suppress(GetTimeoutError, RayError):
             for trial_id, event in ray.get(board.take.remote(), timeout=5):
                 on_event(trial_id, event)
 

@@ -163,8 +163,9 @@ def _record(
 
 def _write_sweep_file(storage: Storage, layout: SweepLayout, plan: Plan) -> None:
     text = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None
+    yaml.sort_base_mapping_type_on_output = False
     yaml.dump({**plan.document, "name": plan.name, "versions": versions()}, text)
     storage.replace_bytes(layout.sweep, text.getvalue().encode())
 

@@ -22,7 +22,7 @@ from clray.trials.plan import Plan, plan_sweep
 from clray.trials.status import read_status
 from clray.trials.table import row_of, to_arrow
 
-LOGS, EVERY, BATCHES = 4, 5, 22
+LOGS, EVERY = 4, 5
 SAMPLES, HIDDEN = 8, 6
 SHAPES = {"hidden.0.kernel": (5, HIDDEN), "hidden.0.bias": (HIDDEN,), "head.kernel": (HIDDEN, 2), "head.bias": (2,)}
 
@@ -34,7 +34,7 @@ DOCUMENT: dict[str, Any] = {
         "dataset": {"name": "digits"},
         "model": {"name": "mlp", "hidden": [HIDDEN]},
         "optimizer": {"name": "sgd"},
-        "training": {"steps": BATCHES, "batch_size": 4},
+        "training": {"steps": LOGS * EVERY + 2, "batch_size": 4},
         "logging": {"log_frequency": EVERY, "n_subsamples": SAMPLES},
         "baselines": ["expert", "joint"],
     },
@@ -63,6 +63,8 @@ class FakeTrial:
         experiment = trial.experiment
         self.repeats, self.tasks = experiment.repeat_numbers, experiment.eval_task_numbers
         self.n_tasks = experiment.sequence.n_tasks
+        self.every, self.samples = experiment.logging.log_frequency, experiment.logging.n_subsamples
+        self.last = LOGS * self.every + 2
         self.rate = float(experiment.optimizer.learning_rate)
 
     def evaluated(self, task: int, n_logs: int) -> Evaluated:
@@ -88,8 +90,8 @@ class FakeTrial:
                 expert = self.evaluated(task, len(steps))
                 column = self.tasks.index(task)
                 alone = Evaluated(*(array[..., [column]] for array in vars(expert).values()))
-                folder.expert(steps, BATCHES, self.repeats, task, alone)
-            shape = (len(steps), len(self.repeats), len(self.tasks), SAMPLES, HIDDEN)
+                folder.expert(steps, self.last, self.repeats, task, alone)
+            shape = (len(steps), len(self.repeats), len(self.tasks), self.samples, HIDDEN)
             hidden = np.maximum(np.random.default_rng(0).normal(0, 1, shape[1:]) + self.rng.normal(0, 0.2 * (task + 1.1), shape), 0)
             hidden[:, broken] = np.nan
             folder.representations(shape, [hidden.astype(np.float32)])
@@ -106,13 +108,13 @@ def write_sweep(folder: str, document: Mapping[str, Any] = DOCUMENT, states: tup
     text = io.StringIO()
     YAML(typ="safe", pure=True).dump({**plan.document, "name": plan.name, "versions": {"clray": "0.1.0", "jax": "0.10.2"}}, text)
     storage.replace_bytes(layout.sweep, text.getvalue().encode())
-    now = datetime.datetime.now(datetime.UTC).isoformat()
-    if alive:
-        storage.replace_bytes(layout.lease, json.dumps({"renewed": now}).encode())
+    now = datetime.datetime.now(datetime.UTC)
+    if alive:  # a lease from the future, so that the sweep is still alive in a test minutes later
+        storage.replace_bytes(layout.lease, json.dumps({"renewed": (now + datetime.timedelta(hours=1)).isoformat()}).encode())
     for seed, trial in enumerate(plan.trials):
         state = states[seed] if seed < len(states) else "done"
         if state != "pending":
-            write_trial(storage, trial, state, seed, now)
+            write_trial(storage, trial, state, seed, now.isoformat())
     rows = [row_of(t.trial_id, t.params, read_status(storage, layout.trial(t.trial_id), alive)) for t in plan.trials]
     buffer = io.BytesIO()
     pq.write_table(to_arrow(rows), buffer)
@@ -125,7 +127,7 @@ def write_trial(storage: Storage, trial: Trial, state: str, seed: int, now: str)
     fake = FakeTrial(trial, seed)
     folders = TrialFolders(storage, trial.trial_id, "001-abc123")
     experiment = trial.experiment
-    folders.begin(experiment, np.zeros((fake.n_tasks, len(fake.repeats), 2)), np.zeros((10, SAMPLES // 2)))
+    folders.begin(experiment, np.zeros((fake.n_tasks, len(fake.repeats), 2)), np.zeros((10, fake.samples // 2)))
     outcome = {"failed": "failed", "running": "running"}.get(state, "done")
     record = {"attempt": 1, "host": "node-1", "start": now, "end": now if outcome != "running" else "", "outcome": outcome}
     error = "ValueError: a made-up failure <with> markup & more" if state == "failed" else ""
@@ -139,10 +141,10 @@ def write_trial(storage: Storage, trial: Trial, state: str, seed: int, now: str)
         broken[:] = True
     elif state == "one diverged":
         broken[0] = True
-    steps = [(log + 1) * EVERY for log in range(LOGS)]
+    steps = [(log + 1) * fake.every for log in range(LOGS)]
     for task in range(2 if state == "running" else fake.n_tasks):
         fake.write(folders, names.task_folder(task), task, steps, broken)
     if state == "running":
         return
-    fake.write(folders, names.JOINT, 99, [BATCHES * fake.n_tasks], np.zeros_like(broken))
+    fake.write(folders, names.JOINT, 99, [fake.last * fake.n_tasks], np.zeros_like(broken))
     folders.finish(experiment, 1.5 + seed, {"compile": 1.0, "train": 0.4 + seed, "write": 0.1})

@@ -112,7 +112,7 @@ def test_measures_of_a_running_trial_only_add_what_is_new(tmp_path: Path, monkey
     store = MeasureStore(trial.storage)
     calls: list[int] = []
     plain = m._drift
-    monkeypatch.setattr(m, "_drift", lambda trial, curves, task: calls.append(task) or plain(trial, curves, task))
+    monkeypatch.setattr(m, "_drift", lambda reading, task: calls.append(task) or plain(reading, task))
     first = m.measure(trial, curves, store, False, lambda: None)
     assert calls == [0, 1]
     again = m.measure(trial, curves, store, False, lambda: None)
@@ -125,6 +125,18 @@ def test_measures_of_a_running_trial_only_add_what_is_new(tmp_path: Path, monkey
     object.__setattr__(commit, "nonce", "another")
     m.measure(trial, curves, store, False, lambda: None)
     assert calls == [0, 1, 1]
+
+
+def test_every_array_is_read_once(sweep_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the table of moments, which is made at the end, when the tasks are let go again."""
+    trial, curves, _ = opened(sweep_folder)
+    read: list[tuple[str, str]] = []
+    plain = TrialFiles.array
+    monkeypatch.setattr(TrialFiles, "array", lambda self, folder, name: read.append((folder, name)) or plain(self, folder, name))
+    monkeypatch.setattr(m, "_moments", lambda reading, store: None)
+    monkeypatch.setattr(MeasureStore, "load", lambda self, path, key: None)
+    m.measure(trial, curves, MeasureStore(trial.storage, writable=False), False, lambda: None)
+    assert len(read) == len(set(read)) == 4 * 5  # untrained and three tasks; representations and four parameters
 
 
 def test_progress_is_told_once_a_task_and_measure(sweep_folder: Path) -> None:
@@ -148,7 +160,7 @@ def test_what_was_not_logged_is_not_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_tasks", "n_logs", "wanted"), [(5, 10, list(range(10))), (100, 10, [9]), (20, 10, [0, 2, 4, 7, 9]), (1000, 1, [0])]
+    ("n_tasks", "n_logs", "wanted"), [(5, 10, list(range(10))), (100, 10, [9]), (20, 10, [0, 2, 5, 7, 9]), (1000, 1, [0])]
 )
 def test_moments_of_long_sequences_are_thinned_and_the_last_is_kept(n_tasks: int, n_logs: int, wanted: list[int]) -> None:
     curves = TrialCurves(

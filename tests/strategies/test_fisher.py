@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from clray.strategies import per_sample
 from clray.strategies.base import TaskData
 from clray.strategies.fisher import fisher_diagonal
 from clray.strategies.mas import sensitivity
@@ -59,20 +58,13 @@ def test_mas_is_the_mean_absolute_gradient_of_the_squared_norm_of_the_logits() -
     assert_close(sensitivity(PARAMS, DATA, None, context()), total)
 
 
-@pytest.mark.parametrize("at_once", [1, 100, 250])  # 43 numbers a sample: chunks of 1, of 2 and of 5, which leaves 2 samples
-def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    whole = fisher_diagonal(PARAMS, DATA, "empirical", None, context())
-    monkeypatch.setattr(per_sample, "NUMBERS_AT_ONCE", at_once)
-    assert_close(fisher_diagonal(PARAMS, DATA, "empirical", None, context()), whole, 1e-6)
-
-
 def visited(n_samples: int | None, n_seeds: int) -> np.ndarray:
     """(seeds, 12): how often each of 12 samples enters a mean, times the number of those that do."""
     data = TaskData(jnp.zeros((12, 1), jnp.uint8), jnp.arange(12, dtype=jnp.int32))
 
     def one(key: jax.Array) -> jax.Array:
         ctx = context()._replace(key=key)
-        return mean_over_samples(lambda image, label, key: {"hit": jax.nn.one_hot(label, 12)}, data, n_samples, ctx)["hit"]
+        return mean_over_samples(lambda image, label, key, turn: {"hit": jax.nn.one_hot(label, 12)}, data, n_samples, ctx)["hit"]
 
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), n_seeds))) * (n_samples or 12)
 

@@ -11,11 +11,12 @@ import pytest
 
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
-from clray.trials.dry_run import SHOWN, print_dry_run
+from clray.trials.dry_run import SHOWN, _program, print_dry_run
+from clray.trials.pack import pack_key
 from clray.trials.plan import plan_sweep
 from clray.trials.status import TrialStatus
 from clray.trials.table import TrialsTable, row_of
-from tests.trials.sweeps import sweep, write
+from tests.trials.sweeps import expanded, sweep, write
 
 LAYOUT = SweepLayout()
 
@@ -51,6 +52,12 @@ def test_trials_programs_and_needs_are_listed(tmp_path: Path, capsys: pytest.Cap
     assert str(tmp_path / "small") in lines[5]
 
 
+def test_the_programs_of_a_dry_run_are_those_of_the_packs() -> None:
+    grid = {"seed": [1, 2], "optimizer.learning_rate": [0.1, 0.2], "optimizer.momentum": [0, 0.5, 0.9], "training.batch_size": [8, 9]}
+    keys = [(_program(trial.experiment), pack_key(trial.experiment)) for trial in expanded(sweep(grid=grid))]
+    assert len(set(keys)) == len({program for program, _ in keys}) == len({packed for _, packed in keys}) == 4
+
+
 def test_what_is_there_already_is_counted_and_gives_the_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = plan_sweep(sweep(grid={"seed": [1, 2, 3, 4, 5]}))
     ids = [trial.trial_id for trial in plan.trials]
@@ -63,8 +70,8 @@ def test_what_is_there_already_is_counted_and_gives_the_time(tmp_path: Path, cap
     table.write()
     failed = {"outcome": "failed", "cause": "program", "error": "ValueError"}
     storage.replace_bytes(LAYOUT.trial(ids[2]).attempt(1), json.dumps(failed).encode())
-    interrupted = {"outcome": "running"}
-    storage.replace_bytes(LAYOUT.trial(ids[3]).attempt(1), json.dumps(interrupted).encode())
+    for trial_id, record in ((ids[3], {"outcome": "running"}), (ids[4], {"outcome": "failed", "cause": "storage"})):
+        storage.replace_bytes(LAYOUT.trial(trial_id).attempt(1), json.dumps(record).encode())  # both run again by themselves
     print_dry_run(plan, str(tmp_path))
     out = capsys.readouterr().out
     assert "2 finished before, 1 failed before (--retry-failed), 2 to run in" in out

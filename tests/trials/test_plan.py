@@ -79,6 +79,7 @@ def test_a_sweep_of_one_point_is_the_experiment_itself() -> None:
         ({"sequence": {"n_tasks": 2, "classes_per_task": 11}}, r"sequence.classes_per_task is 11, but the data set has 10 classes"),
         ({"sequence": {"n_tasks": 1, "policy": "fixed", "classes": [[3, 10]]}}, r"sequence.classes lists class 10, .* classes 0 to 9"),
         ({"training": {"epochs": 1, "batch_size": 41}}, r"training.batch_size: 41 is larger than the 40 training samples"),
+        ({"sequence": {"n_tasks": 10**9, "policy": "reuse"}}, r"sequence.n_tasks: 1000000000 is more than the 100000 tasks"),
         ({"training": {"steps": 2**31, "batch_size": 8}}, r"training: 2 tasks of 2147483648 batches are more than"),
         ({"training": {"epochs": 2**50, "batch_size": 8}}, r"training: 2 tasks of \d+ batches are more than the 2147483647 steps"),
         ({"logging": {"log_frequency": 6, "n_subsamples": 4}}, r"logging.log_frequency: 6 is larger than the 5 batches of a task"),

@@ -154,7 +154,7 @@ def seen_figure(curves: TrialCurves, chance: float) -> Figure:
         expert = np.array([np.nanmean(curves.expert_end["accuracy"][: task + 1][:, curves.kept]) for task in range(curves.n_tasks)])
         panel.step([*x[:, 0], x[-1, -1]], [*expert, expert[-1]], where="post", color=EXPERT, linestyle="--")
         labels.append((expert[-1], "experts", EXPERT))
-    if curves.joint is not None:
+    if curves.joint is not None and own.any():
         joint = float(np.nanmean(curves.joint["accuracy"][own][:, curves.kept]))
         panel.axhline(joint, color=JOINT, linestyle=":")
         labels.append((joint, "joint", JOINT))

@@ -1,0 +1,52 @@
+"""docs/report.md and docs/analysis.md run as written, over made-up results with the shapes of `make quickstart`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.report.fake_sweep import write_sweep
+
+REPOSITORY = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDED = ("duckdb", "polars")
+
+
+def blocks(page: str) -> list[dict[str, str]]:
+    """The blocks of a page that run, in order, as tests/docs_support/run_page.py takes them."""
+    text = (REPOSITORY / page).read_text()
+    found = []
+    for match in FENCE.finditer(text):
+        if match["language"] in ("bash", "python") and not re.search(r"<!-- not run: .+ -->\s*\Z", text[: match.start()]):
+            where = f"{page}:{text.count(chr(10), 0, match.start()) + 1}"
+            found.append({"where": where, "language": match["language"], "body": match["body"]})
+    return found
+
+
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in NEEDED), reason=f"needs {' and '.join(NEEDED)}: pip install {' '.join(NEEDED)}"
+)
+def test_the_pages_run_as_written(tmp_path: Path) -> None:
+    document = YAML(typ="safe", pure=True).load(REPOSITORY / "sweeps/quickstart.yaml")
+    write_sweep(str(tmp_path / "results/quickstart"), document, ("done",) * 6, alive=False)
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "tests/docs_support/run_page.py")],
+        input=json.dumps([*blocks("docs/report.md"), *blocks("docs/analysis.md")]),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert (tmp_path / "forgetting.svg").read_bytes().startswith(b"<?xml")
+    assert r"\begin{tabular}" in done.stdout
+    for name in ("drift-of-task-0", "accuracy", "matrix", "forgetting"):
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF"), name

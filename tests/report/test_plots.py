@@ -1,0 +1,65 @@
+"""``clray plot``: every kind, in every format, and one message where it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clray.errors import UserError
+from clray.report.plots import KINDS, plot
+from clray.report.sweep_files import open_sweep
+from tests.report.fake_sweep import DOCUMENT, write_sweep
+
+STARTS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_makes_a_figure(sweep_folder: Path, tmp_path: Path, kind: str) -> None:
+    form = list(STARTS)[len(kind) % 3]
+    place = plot(str(sweep_folder), kind, None, "acc", (), str(tmp_path / f"new/figure.{form}"))
+    assert Path(place).read_bytes().startswith(STARTS[form])
+
+
+def test_trials_are_chosen_by_id_or_by_metric(sweep_folder: Path, tmp_path: Path) -> None:
+    done = open_sweep(str(sweep_folder)).finished
+
+    def matrix(trial: str | None, metric: str) -> bytes:
+        return Path(plot(str(sweep_folder), "matrix", trial, metric, (), str(tmp_path / "x.svg"))).read_bytes()
+
+    by_id = {trial_id: matrix(trial_id[:7], "acc") for trial_id in done["trial_id"]}
+    assert len(set(by_id.values())) == len(by_id)
+    for metric, best in (("acc", done["acc_mean"].idxmax()), ("forgetting", done["forgetting_mean"].idxmin())):
+        assert matrix(None, metric) == by_id[done.loc[best, "trial_id"]]
+
+
+def test_the_default_name_is_that_of_sweep_and_kind(sweep_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert plot(str(sweep_folder), "compare", None, "forgetting", ("learning_rate",), None) == "fake-compare.png"
+    assert (tmp_path / "fake-compare.png").read_bytes().startswith(STARTS["png"])
+
+
+def test_wrong_input_is_one_message(sweep_folder: Path, tmp_path: Path) -> None:
+    write_sweep(str(tmp_path / "one"), {**DOCUMENT, "grid": {"optimizer.learning_rate": [0.01]}}, ("done",))
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "x.png")
+    for folder, kind, trial, metric, by, output, message in (
+        (sweep_folder, "acuracy", None, "acc", (), out, "did you mean 'accuracy'"),
+        (sweep_folder, "matrix", None, "acc", (), "x.jpeg", "one of .png, .svg, .pdf"),
+        (sweep_folder, "matrix", "t_no", "acc", (), out, "no trial 't_no'"),
+        (sweep_folder, "compare", None, "nothing", (), out, "no metric 'nothing'"),
+        (sweep_folder, "compare", None, "acc", ("learning_rat",), out, "no trial has the key"),
+        (sweep_folder, "compare", None, "acc", ("learning_rate", "hidden", "seed"), out, "one or two settings, got 3"),
+        (tmp_path / "one", "compare", None, "acc", (), out, "nothing was varied"),
+        (sweep_folder, "matrix", None, "acc", (), str(tmp_path / "file/x.png"), "cannot write"),
+        (tmp_path, "matrix", None, "acc", (), out, "no sweep here"),
+    ):
+        with pytest.raises(UserError) as error:
+            plot(str(folder), kind, trial, metric, by, output)
+        assert message in str(error.value)
+
+
+def test_trials_with_nothing_to_plot_say_why(tmp_path: Path) -> None:
+    plan = write_sweep(str(tmp_path), {**DOCUMENT, "grid": {"optimizer.learning_rate": [0.01]}}, ("failed",))
+    with pytest.raises(UserError, match=f"{plan.trials[0].trial_id}: nothing to plot: no task is committed"):
+        plot(str(tmp_path), "accuracy", None, "acc", (), str(tmp_path / "x.png"))
