@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
 Index = Annotated[int, Field(ge=0)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -132,8 +133,8 @@ class DatasetOptions(PluginOptions):
     not_in_identity: ClassVar[frozenset[str]] = frozenset({"root"})
 
     root: str | None = Field(None, description="folder with the source files; default $CLRAY_DATA_DIR or ~/.cache/clray/data")
-    resize: tuple[Count, Count] | Count | None = Field(None, description="[height, width] or one number for both, pixels")
-    pad: Annotated[int, Field(ge=0)] = Field(0, description="zero pixels added at each side, after resize")
+    resize: tuple[Pixels, Pixels] | Pixels | None = Field(None, description="[height, width] or one number for both, pixels")
+    pad: Annotated[int, Field(ge=0, le=4096)] = Field(0, description="zero pixels added at each side, after resize")
     grayscale: bool = False
     normalize: Literal["none", "standard"] = Field(
         "none", description="standard: subtract mean and divide by deviation of the training split, per channel"

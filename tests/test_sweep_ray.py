@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -114,25 +111,3 @@ def test_a_local_path_that_another_node_does_not_see_is_refused(ray_address: str
         with pytest.raises(OutputError, match="local path that these nodes of the cluster do not share"):
             runner.check_shared(str(tmp_path / "here"))
     assert list((tmp_path / "here").iterdir()) == []
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(tmp_path: Path, number: int, code: int) -> None:
-    long = sweep_of(8, 16, training={"steps": 4000, "batch_size": 16}, logging={"log_frequency": 4000, "n_subsamples": 6})
-    (tmp_path / "widths.json").write_text(json.dumps({**long, "resources": {"num_cpus": 1}}))
-    arguments = [CLRAY, "sweep", "widths.json", "-o", "out"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    running = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
-    deadline = time.monotonic() + 90
-    while not list(tmp_path.glob("out/widths/trials/*/task_000/COMMIT.json")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    running.send_signal(number)
-    _, said = running.communicate(timeout=10)  # the promise: it ends within 10 s
-    assert running.returncode == code, said
-    assert "clray sweep widths.json -o out" in said
-    commits = {path: path.read_bytes() for path in tmp_path.glob("out/widths/trials/*/*/COMMIT.json")}
-    assert commits
-    finished = subprocess.run([*arguments, "-q"], cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment)
-    assert finished.returncode == 0, finished.stderr
-    assert clray.open(tmp_path / "out" / "widths").trials.status.tolist() == ["done", "done"]
-    assert all(path.read_bytes() == content for path, content in commits.items())
