@@ -59,7 +59,7 @@ def train_task(model: str, lanes: int, batches: int, precision: str) -> Any:
     optimizer = {"learning_rate": column + 0.01, "momentum": column, "weight_decay": column}
     pool, labels_of_tasks = np.tile(np.arange(2, dtype=np.int32), (lanes, 1)), np.tile(np.arange(2, dtype=np.int32), (lanes, 1, 1))
     table = Lane(np.zeros(lanes, np.uint32), np.arange(lanes, dtype=np.int32), optimizer, {}, pool, labels_of_tasks)
-    pools = Pools(rng.integers(0, 255, (2, 64, *spec.input_shape), np.uint8), np.float32(0), np.float32(1))
+    pools = Pools(rng.integers(0, 255, (2, 64, *spec.input_shape), np.uint8), None, None)
     chunked = ChunkedLanes(spec, table, pools, plan_chunks(lanes, jax.devices()[:1], width=lanes))
     images = np.broadcast_to(rng.integers(0, 255, (n_train, 1, *spec.input_shape), np.uint8), (n_train, lanes, *spec.input_shape))
     labels = np.broadcast_to(rng.integers(0, 2, (n_train, 1)).astype(np.int32), (n_train, lanes))

@@ -91,8 +91,8 @@ def main() -> None:
     ends = [whole_run(80) / STEPS / R * 1e6 for _ in range(3)]
     logs = [whole_run(8) / STEPS / R * 1e6 for _ in range(3)]
     files, files_logs = float(np.median(ends)), float(np.median(logs))
-    loop = peer("benchmarks.peers.pytorch_loop", "--repeats", "3")["us_per_step"]
-    loop_logs = peer("benchmarks.peers.pytorch_loop", "--repeats", "3", "--log-every", "8")["us_per_step"]
+    loop = peer("benchmarks.peers.pytorch_loop", "--repeats", "3", "--files")["us_per_step"]
+    loop_logs = peer("benchmarks.peers.pytorch_loop", "--repeats", "3", "--log-every", "8", "--files")["us_per_step"]
     bare = per["bare"]
     rows = [
         ("bare scan, all devices / one device", f"{bare:.0f} / {per['bare, one device']:.0f} us", ""),

@@ -131,8 +131,8 @@ def make_pools(images: HostArray, experiment: Experiment, dataset: Dataset, flat
         images: (K, P, *input_shape).
         flat: whether the input is (D,): channels are fastest, so the per-channel numbers repeat along D.
     """
-    mean: Any = np.float32(0.0)
-    deviation: Any = np.float32(1.0)
+    mean: Any = None
+    deviation: Any = None
     if experiment.dataset.normalize == "standard":
         mean, deviation = dataset.mean.astype(np.float32), dataset.std.astype(np.float32)
         if flat:

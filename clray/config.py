@@ -171,8 +171,14 @@ class Schedule(Table):
 
 
 class OptimizerOptions(PluginOptions):
-    """Options that every optimizer has. Subclasses implement ``build``."""
+    """Options that every optimizer has. Subclasses implement ``build``.
 
+    Attributes:
+        keeps_finite: whether a finite gradient always gives a finite update. Then the gradient alone is checked for divergence,
+            which costs nothing; otherwise every update is, which costs a tenth of a step.
+    """
+
+    keeps_finite: ClassVar[bool] = False
     learning_rate: Annotated[float, Field(gt=0.0), Traced()] = 0.1
     schedule: Schedule = Schedule()
 

@@ -387,12 +387,12 @@ def side_by_side(parts: Sequence[TaskArrays]) -> TaskArrays:
 
 
 def representation_blocks(host: HostLogs, lanes: Sequence[int], labels: HostArray) -> Iterator[HostArray]:
-    """(R, E, S, H) at each log point: the pools' hidden states dealt to tasks, label 0's samples first.
+    """(E, S, H) of every lane at each log point: the pools' hidden states dealt to tasks, label 0's samples first.
 
     Args:
         lanes: of one trial.
         labels: (R, E, C) positions of the tasks' classes in the pool.
     """
     for hidden in host.hidden(lanes):
-        block = np.stack([states[own] for states, own in zip(hidden, labels, strict=True)])
-        yield block.reshape(*block.shape[:2], -1, block.shape[-1])  # (R, E, C, S/C, H) to (R, E, S, H)
+        for states, own in zip(hidden, labels, strict=True):
+            yield states[own].reshape(len(own), -1, states.shape[-1])  # (E, C, S/C, H) to (E, S, H)

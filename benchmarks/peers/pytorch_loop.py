@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -42,17 +45,30 @@ def batches(x: torch.Tensor, y: torch.Tensor, size: int, loader: bool) -> Iterat
 
 
 def train_repeat(
-    tasks: list[Any], hidden: list[int], epochs: int, batch: int, log_every: int, rate: float, loader: bool = True, device: str = "cpu"
+    tasks: list[Any],
+    hidden: list[int],
+    epochs: int,
+    batch: int,
+    log_every: int,
+    rate: float,
+    loader: bool = True,
+    device: str = "cpu",
+    results: Path | None = None,
 ) -> dict[str, Any]:
-    """One network over all tasks; with ``log_every``, every so many batches all tasks are evaluated and states are kept."""
+    """One network over all tasks; with ``log_every``, every so many batches all tasks are evaluated and states are kept.
+
+    With ``results``, the logs of a task are written there when it is done: a table, hidden states, and an array a parameter.
+    """
     net = mlp([tasks[0][0].shape[1], *hidden, 2]).to(device)
     body = net[:-1]
     optimizer = torch.optim.SGD(net.parameters(), lr=rate)
     loss_fn = nn.CrossEntropyLoss()
-    log: list[tuple[float, np.ndarray, dict[str, torch.Tensor]]] = []
     steps = 0
-    for x, y, _, _ in tasks:
+    for number, (x, y, _, _) in enumerate(tasks):
         n_batches = 0
+        rows: list[tuple[int, int, float, float]] = []
+        states: list[np.ndarray] = []
+        weights: list[dict[str, torch.Tensor]] = []
         for _ in range(epochs):
             for batch_x, batch_y in batches(x, y, batch, loader):
                 optimizer.zero_grad()
@@ -62,14 +78,29 @@ def train_repeat(
                 n_batches += 1
                 if log_every and n_batches % log_every == 0:
                     with torch.no_grad():
-                        for _, _, test_x, test_y in tasks:
+                        for task, (_, _, test_x, test_y) in enumerate(tasks):
                             hidden_state = body(test_x)
-                            accuracy = (net[-1](hidden_state).argmax(1) == test_y).float().mean().item()
-                            log.append((accuracy, hidden_state[:20].cpu().numpy(), {}))
-                        log.append((0.0, np.empty(0), {k: v.clone() for k, v in net.state_dict().items()}))
+                            logits = net[-1](hidden_state)
+                            accuracy = (logits.argmax(1) == test_y).float().mean().item()
+                            rows.append((n_batches, task, accuracy, loss_fn(logits, test_y).item()))
+                            states.append(hidden_state[:20].cpu().numpy())
+                        weights.append({k: v.clone() for k, v in net.state_dict().items()})
         with torch.no_grad():
             accuracies = [(net(test_x).argmax(1) == test_y).float().mean().item() for _, _, test_x, test_y in tasks]
-    return {"steps": steps, "accuracy": float(np.mean(accuracies)), "logs": len(log)}
+        if results is not None:
+            save(results / f"task_{number:03d}", rows or [(n_batches, i, a, 0.0) for i, a in enumerate(accuracies)], states, weights)
+            torch.save((net.state_dict(), optimizer.state_dict()), results / f"task_{number:03d}" / "state.pt")
+    return {"steps": steps, "accuracy": float(np.mean(accuracies))}
+
+
+def save(folder: Path, rows: list[Any], states: list[np.ndarray], weights: list[dict[str, torch.Tensor]]) -> None:
+    """The files of one task, as plainly as they can be written."""
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows, columns=["step", "eval_task", "accuracy", "loss"]).to_parquet(folder / "metrics.parquet")
+    if states:
+        np.save(folder / "representations.npy", np.stack(states))
+    for name in weights[0] if weights else ():
+        np.save(folder / f"weights.{name}.npy", np.stack([each[name].cpu().numpy() for each in weights]))
 
 
 def main() -> None:
@@ -81,15 +112,18 @@ def main() -> None:
     parser.add_argument("--log-every", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--loader", action=argparse.BooleanOptionalAction, default=True, help="a DataLoader, or tensors indexed by hand")
+    parser.add_argument("--files", action="store_true", help="write what is logged, and the state after every task")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     per_repeat = []
     for repeat in range(args.repeats + 1):
         tasks = [tuple(map(torch.from_numpy, arrays)) for arrays in digits_tasks(args.tasks, repeat)]
-        start = time.perf_counter()
-        result = train_repeat(tasks, [256, 256], args.epochs, 32, args.log_every, 0.1, args.loader)
-        if repeat:  # the first one warms up
-            per_repeat.append((time.perf_counter() - start) / result["steps"])
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            results = Path(folder) if args.files else None
+            result = train_repeat(tasks, [256, 256], args.epochs, 32, args.log_every, 0.1, args.loader, results=results)
+            if repeat:  # the first one warms up
+                per_repeat.append((time.perf_counter() - start) / result["steps"])
     print(json.dumps({"us_per_step": float(np.median(per_repeat)) * 1e6, "accuracy": result["accuracy"], "threads": args.threads}))
 
 

@@ -26,7 +26,11 @@ class Evaluation(NamedTuple):
 
 def scale_images(spec: Spec, pools: Pools, images: Array) -> Array:
     """Source dtype to model input: float32, scaled, normalised per channel."""
-    return (images.astype(jnp.float32) * spec.scale - pools.mean) / pools.deviation
+    scaled = images.astype(jnp.float32)
+    if spec.scale != 1.0:
+        scaled = scaled * spec.scale
+    # What is left out here is left out of every batch: dividing a small batch by 1 costs as much as a small layer.
+    return scaled if pools.mean is None else (scaled - pools.mean) / pools.deviation
 
 
 def classes_at_once(spec: Spec, n_classes: int, per_class: int) -> int:

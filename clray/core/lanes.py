@@ -22,7 +22,7 @@ from clray.core.task import evaluate_lanes, fresh_lanes, init_lanes, train_task
 from clray.core.transfer import to_device, to_host
 from clray.types import HostArray, PlacedArray, Purpose
 
-CPU_WIDTH = 4
+CPU_WIDTH = 2
 ON_LOGS = "accuracy", "loss", "train_accuracy", "train_loss"
 
 
@@ -243,8 +243,9 @@ class HostLogs:
                 yield [parts[part].hidden[log, row] for part, row in places]
 
     def weights(self, name: str, lanes: Sequence[int]) -> Iterator[HostArray]:
-        """At each log point in turn [len(lanes), *shape]."""
+        """At each log point in turn [*shape] of every lane."""
         places = [self._where[lane] for lane in lanes]
         for parts in self._segments:
             for log in range(len(parts[0].accuracy)):
-                yield np.stack([parts[part].weights[name][log, row] for part, row in places])
+                for part, row in places:
+                    yield parts[part].weights[name][log, row]

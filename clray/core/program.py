@@ -113,8 +113,8 @@ class Pools(NamedTuple):
     """Data without a lane axis, once on every device."""
 
     images: PlacedArray  # [K, P, *input_shape], source dtype
-    mean: PlacedArray  # [channels] or [] float32, in scaled units
-    deviation: PlacedArray  # like mean
+    mean: PlacedArray | None  # [channels] float32, in scaled units; None where images are only scaled
+    deviation: PlacedArray | None  # like mean
 
 
 class TaskArrays(NamedTuple):

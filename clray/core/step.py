@@ -112,7 +112,8 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     strategy_state = strategy.after_step(strategy_state, Step(state.params, params, gradient, logits, batch), after_step)
 
-    size = sum(jnp.sum(jnp.abs(update)) for update in jax.tree.leaves(updates))
+    checked = gradient if spec.optimizer.keeps_finite else updates
+    size = lane.optimizer["learning_rate"] * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(checked))
     diverged = state.diverged | ~jnp.isfinite(loss) | ~jnp.isfinite(size)
     moved = LaneState(params, model_state, optimizer_state, strategy_state, state.batches + 1, diverged)
     kept = _freeze(diverged, state._replace(diverged=diverged), moved)

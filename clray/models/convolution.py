@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from clray.models.initialisers import initialisers
+from clray.models.product import product
 
 
 class Convolution(nnx.Module):
@@ -34,7 +35,7 @@ class Convolution(nnx.Module):
         padded = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
         shifted = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
         columns = jnp.concatenate(shifted, axis=-1).reshape(batch * height * width, -1)
-        out = columns @ self.kernel[...].reshape(-1, n_out) + self.bias[...]
+        out = product(columns, self.kernel[...].reshape(-1, n_out)) + self.bias[...]
         return out.reshape(batch, height, width, n_out)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from flax import nnx
 from jax.nn import initializers
 
+from clray.models.product import dot_general
+
 Initialiser = Callable[..., Any]
 
 
@@ -33,4 +35,4 @@ def initialisers(convention: str, fan_in: int) -> tuple[Initialiser, Initialiser
 def dense(convention: str, n_in: int, n_out: int, rngs: nnx.Rngs) -> nnx.Linear:
     """A dense layer (n_in -> n_out) initialised by ``convention``."""
     kernel, bias = initialisers(convention, n_in)
-    return nnx.Linear(n_in, n_out, kernel_init=kernel, bias_init=bias, rngs=rngs)
+    return nnx.Linear(n_in, n_out, kernel_init=kernel, bias_init=bias, dot_general=dot_general, rngs=rngs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import optax
 from pydantic import Field
@@ -13,10 +13,11 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0), Traced()]
 
 
 class _AdamOptions(OptimizerOptions):
+    keeps_finite: ClassVar[bool] = True
     learning_rate: Annotated[float, Field(gt=0.0), Traced()] = 1e-3
     b1: Decay = 0.9
     b2: Decay = 0.999
-    eps: Annotated[float, Field(gt=0.0), Traced()] = 1e-8
+    eps: Annotated[float, Field(ge=1e-30), Traced()] = 1e-8
 
 
 class Adam(_AdamOptions):

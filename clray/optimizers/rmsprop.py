@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import optax
 from pydantic import Field
@@ -13,9 +13,10 @@ from clray.config import OptimizerOptions, Traced
 class RMSProp(OptimizerOptions):
     """RMSProp (Tieleman & Hinton 2012, Coursera lecture 6.5)."""
 
+    keeps_finite: ClassVar[bool] = True
     learning_rate: Annotated[float, Field(gt=0.0), Traced()] = 1e-2
     decay: Annotated[float, Field(ge=0.0, lt=1.0), Traced()] = 0.99
-    eps: Annotated[float, Field(gt=0.0), Traced()] = 1e-8
+    eps: Annotated[float, Field(ge=1e-30), Traced()] = 1e-8
     momentum: Annotated[float, Field(ge=0.0, lt=1.0), Traced(absent=0.0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0.0), Traced(absent=0.0)] = 0.0
 

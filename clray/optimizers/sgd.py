@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import optax
 from pydantic import Field, model_validator
@@ -13,6 +13,7 @@ from clray.config import OptimizerOptions, Traced
 class SGD(OptimizerOptions):
     """SGD. A momentum or weight decay of 0 leaves its state and arithmetic out of the program."""
 
+    keeps_finite: ClassVar[bool] = True
     momentum: Annotated[float, Field(ge=0.0, lt=1.0), Traced(absent=0.0)] = 0.0
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0.0), Traced(absent=0.0)] = 0.0

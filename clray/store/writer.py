@@ -10,15 +10,12 @@ Leaving the block without an exception commits: readers see the whole folder or,
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import math
-import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +26,7 @@ import pyarrow.parquet as pq
 from clray.errors import OutputError
 from clray.store.commit import Commit, FileEntry
 from clray.store.filesystem import Storage, join_path, output_error
+from clray.store.hashed_file import HashedFile
 from clray.store.layout import COMMIT, SCHEMAS, TRANSIENT, TrialLayout
 from clray.store.staging import LocalStaging, ObjectStaging, vanished
 
@@ -139,13 +137,13 @@ class FolderCommit:
         self._done(name, file)
 
     @contextlib.contextmanager
-    def _writing(self, name: str) -> Iterator[_HashedFile]:
+    def _writing(self, name: str) -> Iterator[HashedFile]:
         if "/" in join_path(name) or name == COMMIT or name in self._files:
             raise ValueError(f"{name!r} cannot be written here, or was already")
         path = self._staging.path(name)
         self._unfinished.add(name)
         try:
-            file = _HashedFile(path)
+            file = HashedFile(path, self._staging.direct)
         except FileNotFoundError as error:
             raise vanished(self._storage, self._path) from error
         except OSError as error:
@@ -156,7 +154,7 @@ class FolderCommit:
         finally:
             file.close()
 
-    def _done(self, name: str, file: _HashedFile, **facts: Any) -> None:
+    def _done(self, name: str, file: HashedFile, **facts: Any) -> None:
         self._staging.file_done(name, file.n_bytes)
         key = self._staging.key(name)
         self._files[name] = FileEntry(key, file.n_bytes, file.sha256.hexdigest(), transient=name in TRANSIENT, **facts)
@@ -176,54 +174,6 @@ class FolderCommit:
         )
         self._staging.publish(commit.to_bytes())
         self.commit = commit
-
-
-class _HashedFile:
-    """A new file that counts and hashes what goes into it, with errors that name it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = open(path, "xb", buffering=2**20)  # noqa: SIM115 - this is the context manager's inside
-        self.sha256 = hashlib.sha256()
-        self.n_bytes = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        n_bytes = len(data)
-        self.sha256.update(data)
-        self.n_bytes += n_bytes
-        with self._explained():
-            self._file.write(data)
-        return n_bytes
-
-    def flush(self) -> None:
-        with self._explained():
-            self._file.flush()
-
-    def tell(self) -> int:
-        return self.n_bytes
-
-    def finish(self) -> None:
-        """Flush to the disk."""
-        with self._explained():
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-    def close(self) -> None:
-        """Close without a guarantee; ``finish`` comes first where all went well."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise output_error(error, "write", self._path) from error
 
 
 def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

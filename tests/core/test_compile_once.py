@@ -110,7 +110,7 @@ def test_bytes_to_the_host_are_logs_and_state_with_hidden_states_of_pools_only(f
 def test_bytes_to_the_devices_are_pools_and_lanes_once_and_the_data_of_each_task(first: Counted) -> None:
     n_train, n_batches, batch_size = 84, 15, 16
     data = R * T * (4 * n_train * D + 4 * n_train + 4 * n_batches * batch_size)
-    pools = n_devices() * 4 * (10 * 35 * D + 2)
+    pools = n_devices() * 4 * (10 * 35 * D)
     lanes = R * 4 * (2 + 3 + 10 + 2 * T)  # seed and repeat, three hyperparameters, pool and labels
     assert first.moved["to_device_bytes"] == data + pools + lanes
     assert first.moved["to_device"] == n_devices() * (T + 2)

@@ -171,6 +171,7 @@ def logs_of(host: HostLogs, lane: int) -> Arrays:
     """Everything that one lane logged in one task, [L, ...] each."""
     arrays = {name: getattr(host, name)[:, lane] for name in ("accuracy", "loss", "train_accuracy", "train_loss")}
     arrays |= {"end_accuracy": host.end_accuracy[lane], "end_loss": host.end_loss[lane]}
-    arrays |= {name: np.stack(list(host.weights(name, [lane]))) for name in host.weight_shapes}
+    # A lane axis of one.
+    arrays |= {name: np.stack(list(host.weights(name, [lane])))[:, None] for name in host.weight_shapes}
     arrays["hidden"] = np.stack([states[0] for states in host.hidden([lane])])
     return arrays

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 from clray.errors import AlreadyCommittedError, OutputError
-from clray.store import layout, staging, writer
+from clray.store import hashed_file, layout, staging
 from clray.store.filesystem import Storage
 from clray.store.layout import TrialLayout
 from clray.store.reader import committed_folders, open_array, read_commit, read_file, read_table, verify
@@ -274,9 +275,9 @@ def test_cleaning_does_no_harm_to_a_commit_under_way(s3: Storage, trial: TrialLa
 def test_full_disk_is_an_output_error_and_leaves_nothing(
     local: Storage, trial: TrialLayout, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
-    def full(path: Path, mode: str, buffering: int = -1) -> Any:
+    def full(path: Path, mode: str = "") -> Any:
         Path(path).touch()
-        return open("/dev/full", "wb", buffering=buffering)
+        return open("/dev/full", "wb") if mode else os.open("/dev/full", os.O_WRONLY)
 
     def write_one() -> None:
         with commit_to(local, trial) as commit:
@@ -287,7 +288,10 @@ def test_full_disk_is_an_output_error_and_leaves_nothing(
             elif file == "bytes":
                 commit.write_bytes("state.msgpack", b"small enough for a buffer")
 
-    monkeypatch.setattr(staging if file == "commit" else writer, "open", full, raising=False)
+    if file == "commit":
+        monkeypatch.setattr(staging, "open", full, raising=False)
+    else:
+        monkeypatch.setattr(hashed_file, "_create", full)
     with pytest.raises(OutputError, match=r"t_0123456789.*no space left \(\d+ bytes free") as caught:
         write_one()
     assert isinstance(caught.value.__cause__, OSError)
@@ -296,10 +300,7 @@ def test_full_disk_is_an_output_error_and_leaves_nothing(
 
 
 def test_full_temporary_folder_is_named(memory: Storage, trial: TrialLayout, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, mode: str, buffering: int) -> Any:
-        return open("/dev/full", "wb", buffering=buffering)
-
-    monkeypatch.setattr(writer, "open", full, raising=False)
+    monkeypatch.setattr(hashed_file, "_create", lambda path: os.open("/dev/full", os.O_WRONLY))
     with pytest.raises(OutputError, match=r"clray-.*state\.msgpack: no space left"), commit_to(memory, trial) as commit:
         commit.write_bytes("state.msgpack", b"state")
     assert memory.list_files("") == {}
@@ -392,3 +393,26 @@ def test_json_with_a_lost_reply_is_still_ours(s3: Storage, trial: TrialLayout, f
     faults.lost_replies += ["RESULT.json"]
     write_json_create(s3, trial.result, {"acc": 0.5})
     assert faults.lost_replies == []
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 4095, 65_536, 70_001, 4 * 2**20, 9 * 2**20 + 17])
+def test_large_files_arrive_whole_and_with_their_hash(local: Storage, trial: TrialLayout, n_bytes: int) -> None:
+    data = np.random.default_rng(0).bytes(n_bytes)
+    with commit_to(local, trial) as commit:
+        commit.write_bytes("state.msgpack", data)
+    found = read_commit(local, trial, "task_003")
+    assert found is not None
+    assert read_file(local, found, "state.msgpack") == data
+    assert found.files["state.msgpack"].sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_system_without_direct_writes_gets_ordinary_ones(
+    local: Storage, trial: TrialLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashed_file, "_set_direct", lambda fd, on: False)
+    data = np.random.default_rng(0).bytes(5 * 2**20 + 3)
+    with commit_to(local, trial) as commit:
+        commit.write_bytes("state.msgpack", data)
+    found = read_commit(local, trial, "task_003")
+    assert found is not None
+    assert read_file(local, found, "state.msgpack") == data
