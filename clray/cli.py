@@ -43,6 +43,7 @@ class Kind(enum.StrEnum):
     models = "models"
     optimizers = "optimizers"
     strategies = "strategies"
+    loggers = "loggers"
 
 
 class Schema(enum.StrEnum):

@@ -200,6 +200,18 @@ class StrategyOptions(PluginOptions):
         return None
 
 
+class LoggerOptions(PluginOptions):
+    """Options that every logger has. Subclasses implement ``build``."""
+
+    needs: ClassVar[tuple[str, ...]] = ()  # modules that have to be installed; of clray's own loggers by the extra of their name
+
+    tags: tuple[str, ...] = Field((), description="words on the run, to find it by")
+
+    def build(self) -> Any:
+        """A ``clray.loggers.base.Logger``: one trial in one backend, not begun yet."""
+        raise NotImplementedError
+
+
 class Sequence(Table):
     """Which classes make up which task."""
 
@@ -261,7 +273,7 @@ class Logging(Table):
 class Experiment(Table):
     """One experiment: a file for ``clray run``, or the base of a sweep."""
 
-    not_in_identity: ClassVar[frozenset[str]] = frozenset({"name", "dataset"})
+    not_in_identity: ClassVar[frozenset[str]] = frozenset({"name", "dataset", "loggers"})
 
     name: Name = "experiment"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -275,6 +287,7 @@ class Experiment(Table):
     training: Training
     logging: Logging = Logging()
     baselines: tuple[Literal["expert", "joint"], ...] = ()
+    loggers: tuple[LoggerOptions, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:

@@ -116,6 +116,9 @@ class Display:
     def _on_retry(self, trial_id: str, event: Mapping[str, Any]) -> None:
         self._say(f"{self._clock()} {trial_id} lost ({event['error']}); attempt {event['attempt']} goes out")
 
+    def _on_warning(self, trial_id: str, event: Mapping[str, Any]) -> None:
+        self._say(f"{self._clock()} {trial_id} warning: {event['text']}")
+
     def _on_end(self, trial_id: str, event: Mapping[str, Any]) -> None:
         row = event["row"]
         self._done += 1

@@ -31,7 +31,9 @@ MAX_DEPTH = 50
 MAX_WHOLE_NUMBER = 2**53  # the last up to which a float, and so JSON, tells whole numbers apart
 RUAMEL_TRIPS = (ValueError, RecursionError, ArithmeticError, AttributeError, KeyError, TypeError, AssertionError, IndexError)
 """What ruamel raises on some texts that are no YAML, beside its own errors."""
-PLUGIN_TABLES = {"dataset": "datasets", "model": "models", "optimizer": "optimizers", "strategy": "strategies"}
+PLUGIN_TABLES = {"dataset": "datasets", "model": "models", "optimizer": "optimizers", "strategy": "strategies", "loggers": "loggers"}
+LISTS = ("strategy", "loggers")
+"""Tables of which there may be several; one alone need not be in a list."""
 
 
 def read_yaml(path: str | Path) -> Document:
@@ -190,8 +192,11 @@ def parse_experiment(document: Document) -> Experiment:
         if key not in data:
             continue
         value = data[key]
-        many = key == "strategy"
+        many = key in LISTS
         tables = value if many and isinstance(value, tuple) else [value]
+        if key == "loggers":
+            tables = type(tables)({"name": table} if isinstance(table, str) else table for table in tables)
+            value = tables if isinstance(value, tuple) else value
         built = [_plugin(kind, table, (key, i) if tables is value else (key,), problems) for i, table in enumerate(tables)]
         data[key] = tuple(built) if many else built[0]
     try:

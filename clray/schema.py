@@ -6,7 +6,7 @@ from typing import Any
 
 from clray import plugins
 from clray.config import Experiment, Sweep
-from clray.documents import PLUGIN_TABLES
+from clray.documents import LISTS, PLUGIN_TABLES
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -39,6 +39,9 @@ def _experiment() -> dict[str, Any]:
             variants.append({"$ref": f"#/$defs/{field}.{name}"})
         own = {"type": "object", "properties": {"name": {"type": "string", "pattern": ":"}}, "required": ["name"]}
         one = {"anyOf": [*variants, {**own, "description": "package.module:attribute"}]}
-        schema["properties"][field] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]} if field == "strategy" else one
+        if field == "loggers":
+            one = {"anyOf": [{"type": "string", "enum": plugins.names(kind)}, {"type": "string", "pattern": ":"}, *one["anyOf"]]}
+        several = {"anyOf": [one, {"type": "array", "items": one, "minItems": int(field == "strategy")}]}
+        schema["properties"][field] = several if field in LISTS else one
     schema["required"] = [key for key in schema.get("required", []) if key != "strategy"]
     return schema

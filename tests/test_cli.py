@@ -49,7 +49,7 @@ def test_version_and_help(clray_says: Any) -> None:
         assert [name for name in ("run", "sweep", "status", "data", "list", "schema") if name not in out] == []
 
 
-@pytest.mark.parametrize("kind", ["datasets", "models", "optimizers", "strategies"])
+@pytest.mark.parametrize("kind", ["datasets", "models", "optimizers", "strategies", "loggers"])
 def test_list_has_a_line_a_plugin(clray_says: Any, kind: str) -> None:
     code, out, _ = clray_says("list", kind)
     assert code == 0
@@ -91,6 +91,8 @@ def test_the_example_files_fit_the_printed_schemas(clray_says: Any) -> None:
         ("$.model", {"model": {"name": "cnn", "hidden": [8, 8]}}),
         ("$.dataset", {"dataset": {"name": "digits", "split": "letters"}}),
         ("$.strategy", {"strategy": []}),
+        ("$.loggers", {"loggers": ["wandbb"]}),
+        ("$.loggers", {"loggers": [{"name": "tensorboard", "entity": "me"}]}),
         ("$.sequence.n_tasks", {"sequence": {"n_tasks": 0}}),
         ("$", {"sed": 1}),
     ],
@@ -100,6 +102,8 @@ def test_the_schema_refuses_what_clray_refuses(clray_says: Any, where: str, chan
     validator = schema(clray_says, "experiment")
     assert list(validator.iter_errors(experiment())) == []
     assert list(validator.iter_errors(experiment(model={"name": "my.models:Net", "anything": 1}))) == []
+    named = ["tensorboard", {"name": "wandb", "entity": "me"}, "my.loggers:Lines"]
+    assert list(validator.iter_errors(experiment(loggers=named))) == []
     assert [error.json_path for error in validator.iter_errors(experiment(**changes))] == [where]
 
 

@@ -7,6 +7,7 @@ How blocks are written is said in CONTRIBUTING.md: `# name.yaml` or `# in name.y
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -29,7 +30,7 @@ from ruamel.yaml import YAML
 from clray import plugins
 from clray.cli import app
 from clray.config import DISTRIBUTIONS, Experiment, RandomSearch, Resources, Sweep, Table
-from clray.documents import PLUGIN_TABLES, Document, parse_experiment, read_yaml
+from clray.documents import LISTS, PLUGIN_TABLES, Document, parse_experiment, read_yaml
 from clray.store import layout
 from clray.trials.plan import plan_run, plan_sweep
 
@@ -169,16 +170,22 @@ def test_every_file_that_a_run_leaves_is_on_the_files_page(readme_folder: Path) 
 
 def test_own_plugins_of_the_extending_page_run_as_written(tmp_path: Path) -> None:
     run_blocks(in_order("docs/extending.md"), tmp_path)
-    for name in ("my-data", "my-model", "my-strategy", "my-optimizer"):
+    for name in ("my-data", "my-model", "my-strategy", "my-optimizer", "my-logger"):
         trials = pd.read_parquet(tmp_path / "results" / name / "trials.parquet")
         assert (trials["status"] == "done").all(), name
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard: pip install tensorboard")
+def test_the_loggers_page_runs_as_written(tmp_path: Path) -> None:
+    run_blocks(in_order("docs/loggers.md"), tmp_path)
+    assert len(list((tmp_path / "results/logged/tensorboard").glob("t_*/events.out.tfevents.*"))) == 4  # three tasks, final metrics
 
 
 def test_blocks_that_are_not_run_say_why_and_all_others_are() -> None:
     for name in PAGES:
         for block in blocks(name):
             assert block.language in ("bash", "yaml", "python", "text", "dockerfile"), block.where
-    executed = {"README.md", "docs/files.md", "docs/extending.md"}
+    executed = {"README.md", "docs/files.md", "docs/extending.md", "docs/loggers.md"}
     executed |= {"docs/report.md", "docs/analysis.md"}  # by tests/report/test_pages_run.py
     skipped = [block for name in PAGES for block in blocks(name) if name not in executed and block.language in ("bash", "yaml", "python")]
     assert {block.where.split(":")[0] for block in skipped if block.runs} <= set(PLACES_TO_RUN)
@@ -295,9 +302,9 @@ def keys_of(data: dict[str, Any], prefix: str = "") -> set[str]:
 
 def test_annotated_experiment_has_every_key_and_no_other() -> None:
     experiment = parse_experiment(Document("README.md", block_called("README.md", "digits-annotated.yaml")))
-    parts = {"dataset", "model", "optimizer", "strategy"}
-    valid = {key for key in fields(Experiment) if key.split(".")[0] not in parts} | {"strategy"}
-    for part in parts - {"strategy"}:
+    parts = {"dataset", "model", "optimizer", *LISTS}
+    valid = {key for key in fields(Experiment) if key.split(".")[0] not in parts} | set(LISTS)
+    for part in parts - set(LISTS):
         valid |= fields(type(getattr(experiment, part)), f"{part}.")
     written = {"strategy" if key.startswith("strategy.") else key for key in keys_of(block_called("README.md", "digits-annotated.yaml"))}
     assert written == valid

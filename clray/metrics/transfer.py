@@ -87,6 +87,8 @@ def course_metrics(course: Course, chance: float) -> dict[str, Floats]:
     """Every metric of one trial, (R,) each.
 
     ``area_`` stands for areas under the curve instead of ends of tasks, ``corrected_`` for accuracies corrected for chance.
+    learning_time is corrected by its definition, and expert_transfer is the same with and without: its numerator and its
+    denominator scale alike. stability_ratio has no corrected form: near chance its denominator would be near 0 and change sign.
 
     Args:
         chance: accuracy of guessing, 1/C.
@@ -100,6 +102,7 @@ def course_metrics(course: Course, chance: float) -> dict[str, Floats]:
     by_task = {
         "learning_time": learning_time(accuracy, steps, end, initial, tasks, chance),
         "largest_dip": largest_dip(accuracy, end, tasks),
+        "corrected_largest_dip": largest_dip(chance_corrected(accuracy, chance), chance_corrected(end, chance), tasks),
     }
     if expert is not None:
         by_task["expert_transfer"] = expert_transfer(accuracy, expert, tasks)

@@ -18,6 +18,8 @@ from clray.trials.status import FINISHED, read_json
 MOST_FACTORS = 8
 MOST_AXES = 6
 MOST_CELLS = 60_000
+MOST_SETTINGS = 6
+"""Settings with a visible column in the trials table, those that most trials have: metrics should stay on the screen."""
 REASONS = ("failed", "interrupted", "diverged")
 
 
@@ -125,7 +127,7 @@ def _best(sweep: SweepFiles, files: ReportFiles) -> str:
     if len(plain) < len(rows):
         rest = plain_table(titles, [row for row in rows if row not in plain])
         body += element("details", element("summary", "areas under the curve, and corrected for chance") + rest)
-    return element("h3", "Best setting by each metric" + links) + body
+    return element("h3", "Best setting by each metric" + links) + element("div", body, class_="best")
 
 
 def _failures(sweep: SweepFiles, files: ReportFiles) -> str:
@@ -150,8 +152,9 @@ def _trials(sweep: SweepFiles, files: ReportFiles, name: str, shown: Collection[
     if len(sweep.repeats):
         links += element("span", " by repeat:", class_="files") + files.table("repeats", sweep.repeats)
     keys, names = sweep.varied, _table_metrics(sweep, name)
+    common = sorted(keys, key=lambda key: -sweep.trials[f"param.{key}"].notna().sum())[:MOST_SETTINGS]
     columns = [Column("trial", "trial"), Column("status", "status")]
-    columns += [Column(key, short, key, number=True) for key, short in zip(keys, short_names(keys), strict=True)]
+    columns += [Column(key, short, key, number=True, hidden=key not in common) for key, short in zip(keys, short_names(keys), strict=True)]
     first = {*SHOWN_FIRST, name}
     columns += [Column(m, metric(m).title, metric(m).meaning, True, m not in first, metric(m).better) for m in names]
     columns.append(Column("seconds", "seconds", "wall time of the last attempt", number=True))

@@ -25,7 +25,7 @@ from clray.trials.table import read_rows, row_of, to_arrow
 
 REMOTE_THREADS = 16
 ACCURACY_TABLE = "accuracy.parquet"
-ACCURACY_VERSION = "2"
+ACCURACY_VERSION = "3"
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")

@@ -179,6 +179,11 @@ class TrialLayout:
     def traceback(self) -> str:
         return _below(self.attempts, "traceback.txt")
 
+    @property
+    def logged(self) -> str:
+        """How many tasks each logger has been given."""
+        return _below(self.base, ".logged.json")
+
     @staticmethod
     def folder_names(n_tasks: int, *, joint: bool = False) -> list[str]:
         """Names of all folders of a complete trial, in the order in which they are written.

@@ -72,7 +72,7 @@ def _needs(plan: Plan) -> tuple[int, list[Estimate | None]]:
 def _program(experiment: Experiment) -> Experiment:
     """Equal where ``pack_key`` is, and quicker to tell for thousands of trials."""
     traced = {"optimizer": experiment.optimizer.structure(), "strategy": tuple(options.structure() for options in experiment.strategy)}
-    return experiment.model_copy(update={"name": "", "seed": 0, **traced})
+    return experiment.model_copy(update={"name": "", "seed": 0, "loggers": (), **traced})
 
 
 def _table(trials: Sequence[Trial], needs: Sequence[Estimate | None]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import io
 import logging
 import os
@@ -13,13 +14,17 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clray.artifacts import TrialFolders, append_log, write_attempt
+from clray.artifacts import TrialFolders, append_log, trial_log, write_attempt
 from clray.documents import Document, parse_experiment
 from clray.errors import AlreadyCommittedError, OutputError, UserError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
+
+if TYPE_CHECKING:
+    from clray.config import Experiment
+    from clray.loggers.emit import Emitter
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -105,12 +110,54 @@ def run_job(job: Job, on_event: OnEvent | None = None) -> list[Outcome]:
 def _run_pack(storage: Storage, trials: Sequence[JobTrial], on_event: OnEvent) -> list[Any]:
     from clray.experiment import Member, TrialPack
 
+    experiments = {trial.trial_id: parse_experiment(Document(trial.trial_id, dict(trial.experiment))) for trial in trials}
+    emitted = _Emitted(storage, experiments, on_event)
     members = []
     for trial in trials:
-        experiment = parse_experiment(Document(trial.trial_id, dict(trial.experiment)))
         folders = TrialFolders(storage, trial.trial_id, f"{trial.attempt:03d}-{secrets.token_hex(3)}")
-        members.append(Member(experiment, folders, lambda event, trial_id=trial.trial_id: on_event(trial_id, event)))  # type: ignore[misc]
-    return list(TrialPack(members).run())
+        members.append(Member(experiments[trial.trial_id], folders, functools.partial(emitted, trial.trial_id)))
+    with emitted:
+        emitted.results = list(TrialPack(members).run())
+    return emitted.results
+
+
+class _Emitted:
+    """Passes events on, and commits to the loggers of the trials, where they have any; a context manager.
+
+    Attributes:
+        results: a trial each, once they are known.
+    """
+
+    def __init__(self, storage: Storage, experiments: Mapping[str, Experiment], on_event: OnEvent):
+        self.results: list[Any] = [None] * len(experiments)
+        self._experiments = experiments
+        self._storage = storage
+        self._on_event = on_event
+        self._emitter: Emitter | None = None
+
+    def __enter__(self) -> None:
+        if any(experiment.loggers for experiment in self._experiments.values()):
+            from clray.data.cache import open_dataset
+            from clray.loggers.emit import Emitter
+            from clray.sizes import sizes_of
+
+            first = next(iter(self._experiments.values()))
+            batches = sizes_of(first, open_dataset(first.dataset).info).total_batches
+            self._emitter = Emitter(self._storage, self._experiments, batches, self._warn)
+
+    def __call__(self, trial_id: str, event: Mapping[str, Any]) -> None:
+        self._on_event(trial_id, event)
+        if self._emitter and event["event"] == "task":
+            self._emitter.committed(trial_id, event["task"], last=event["task"] + 1 == event["n_tasks"])
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if self._emitter:
+            failed = error if isinstance(error, Exception) else None
+            self._emitter.end({trial_id: failed or result for trial_id, result in zip(self._experiments, self.results, strict=True)})
+
+    def _warn(self, trial_id: str, text: str) -> None:
+        trial_log(trial_id).warning(text)
+        self._on_event(trial_id, {"event": "warning", "text": text})
 
 
 class Attempt:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clray.config import Experiment, Sweep
+from clray.config import Experiment, LoggerOptions, Sweep
 from clray.data.cache import check, describe
 from clray.data.source import DatasetInfo
 from clray.documents import parse_experiment, parse_sweep, parse_value, read_sweep, read_yaml
@@ -126,6 +128,10 @@ def _override(document: Document, base: Document, settings: Mapping[str, Any]) -
 
 
 def _sizes(trials: Sequence[Trial], base: Document, document: Document) -> dict[str, Sizes | None]:
+    for trial in trials:
+        for logger in trial.experiment.loggers:
+            if missing := missing_package(logger):
+                raise _located(ConfigError(f"loggers: {missing}"), base, document, trial)
     infos: dict[Any, DatasetInfo | None] = {}
     sizes: dict[str, Sizes | None] = {}
     checked: dict[Any, bool] = {}
@@ -141,6 +147,16 @@ def _sizes(trials: Sequence[Trial], base: Document, document: Document) -> dict[
         except ConfigError as error:
             raise _located(error, base, document, trial) from None
     return sizes
+
+
+@functools.cache
+def missing_package(options: LoggerOptions) -> str | None:
+    """What to install for a logger, None where all is there."""
+    missing = [name for name in options.needs if importlib.util.find_spec(name) is None]
+    if not missing:
+        return None
+    install = f"; pip install 'clray[{options.name}]', or take it out" if ":" not in options.name else ""
+    return f"{options.name} needs {', '.join(missing)}, not installed here{install}"
 
 
 def _can_be_built(experiment: Experiment, sizes: Sizes, checked: dict[Any, bool]) -> bool:

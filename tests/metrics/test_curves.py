@@ -144,6 +144,17 @@ def test_expert_transfer_equals_its_loop(trial: Trial) -> None:
         assert value == pytest.approx((own - alone) / (1 - alone))
 
 
+@given(trials())
+def test_correction_for_chance_scales_dips_and_leaves_transfer_as_it_is(trial: Trial) -> None:
+    dip, corrected = (largest_dip(f(trial.accuracy), f(trial.end), trial.tasks) for f in (np.asarray, lambda a: chance_corrected(a, 0.2)))
+    np.testing.assert_allclose(corrected, dip / 0.8, atol=1e-12)
+    expert = np.random.default_rng(7).random(trial.accuracy.shape[:3]) * 0.9
+    raw = expert_transfer(trial.accuracy, expert, trial.tasks)
+    np.testing.assert_allclose(
+        expert_transfer(chance_corrected(trial.accuracy, 0.2), chance_corrected(expert, 0.2), trial.tasks), raw, atol=1e-9
+    )
+
+
 def test_chance_corrected_is_zero_for_guessing_and_one_for_perfect() -> None:
     np.testing.assert_allclose(chance_corrected(np.array([0.1, 0.55, 1.0, 0.0]), 0.1), [0, 0.5, 1, -1 / 9])
 

@@ -80,6 +80,27 @@ def test_axes_carry_their_names_and_units() -> None:
         assert {"task", "accuracy lost by the end", "from its best"} <= texts(trial_figures.forgetting_figure(curves))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [(0.03, 2.3, [0.1, 1]), (0.2, 0.9, [0.2, 0.5]), (0.55, 0.83, [0.6, 0.8]), (1e-5, 0.5, [1e-5, 0.1]), (0.69, 0.7, [0.691, 0.699])],
+)
+def test_logarithmic_axes_have_two_ticks_apart_within_them(low: float, high: float, wanted: list[float]) -> None:
+    assert trial_figures.log_ticks(low, high) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("spread", [0.001, 0.2, 5.0, 1000.0])
+def test_the_axis_of_losses_has_numbers_whatever_their_range(spread: float) -> None:
+    curves = curves_of(3, baselines=False)
+    for logged in (curves.logs, curves.end, curves.initial):
+        logged["loss"] = 0.5 + spread * logged["loss"]
+    with styled():
+        figure = trial_figures.curve_figure(curves, "loss", 0.5)
+        figure.draw_without_rendering()
+    low, high = figure.axes[0].get_ylim()
+    shown = [label for label in figure.axes[0].get_yticklabels() if low <= label.get_position()[1] <= high]
+    assert len({label.get_text() for label in shown}) == 2
+
+
 def test_matrix_shows_the_means_over_repeats() -> None:
     curves = curves_of(3)
     with styled():
@@ -216,6 +237,16 @@ def test_settings_over_decades_are_drawn_as_logarithms() -> None:
         figure = sweep_figures.factor_figure(sweep, "rate", ["acc"])
     assert figure.axes[0].get_xscale() == "log"
     assert figure.axes[-1].get_xlabel() == "rate"
+
+
+def test_only_values_with_an_order_are_joined_by_lines() -> None:
+    for values, joined in (([0.1, 0.2, 0.3], True), (["er", "ewc", "si"], False)):
+        sweep = sweep_of({"param.setting": values})
+        with styled():
+            figures = [sweep_figures.factor_figure(sweep, "setting", ["acc"]), sweep_figures.compare_figure(sweep, ["setting"], "acc")]
+        for figure in figures:
+            data, *_ = figure.axes[0].containers[0]
+            assert (data.get_linestyle() == "-") is joined
 
 
 def test_drift_of_many_tasks_is_an_image() -> None:

@@ -33,6 +33,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _mark(values: Sequence[Any]) -> str:
+    """Dots, and lines between them where the values have an order."""
+    return "o-" if all(_is_number(value) for value in values) else "o"
+
+
 def _scale(values: Sequence[Any]) -> str:
     """How an axis of a setting is drawn: few values at equal distances by name, many numbers linear or as logarithms."""
     numbers = len(values) > 0 and all(_is_number(value) for value in values)
@@ -125,7 +130,7 @@ def factor_figure(sweep: SweepFiles, key: str, names: Sequence[str]) -> Figure:
     for panel, name in zip(axes.flat, names, strict=True):
         if (table["trials"] > 1).any():
             panel.scatter(x, trials[f"{name}_mean"], s=9, color=MUTED, alpha=0.45, linewidths=0, zorder=1)
-        panel.errorbar(at, table[f"{name}_mean"], table[f"{name}_sem"].fillna(0), color=BLUE, fmt="o-", elinewidth=1.4, zorder=3)
+        panel.errorbar(at, table[f"{name}_mean"], table[f"{name}_sem"].fillna(0), color=BLUE, fmt=_mark(values), elinewidth=1.4, zorder=3)
         panel.set_title(metric(name).axis, loc="left", pad=3)
         panel.locator_params(axis="y", nbins=5)
         panel.grid(axis="y")
@@ -149,7 +154,7 @@ def compare_table(sweep: SweepFiles, keys: Sequence[str], names: Sequence[str]) 
 
 
 def compare_figure(sweep: SweepFiles, keys: Sequence[str], name: str) -> Figure:
-    """A metric over one setting, with a line for each value of a second one."""
+    """A metric over one setting, with a line for each value of a second one; without lines where the setting has no order."""
     table = compare_table(sweep, keys, [name])
     values = ordered_values(table[keys[0]])
     figure, axes = panels(2.3)
@@ -164,7 +169,7 @@ def compare_figure(sweep: SweepFiles, keys: Sequence[str], name: str) -> Figure:
         rows, x = rows.iloc[order], x[order]
         shift = 0.03 * (index - (len(groups) - 1) / 2) if _scale(values) == "names" else 0.0
         mean = rows[f"{name}_mean"].to_numpy()
-        panel.errorbar(x + shift, mean, rows[f"{name}_sem"].fillna(0), color=SERIES[index], fmt="o-", elinewidth=1.2)
+        panel.errorbar(x + shift, mean, rows[f"{name}_sem"].fillna(0), color=SERIES[index], fmt=_mark(values), elinewidth=1.2)
         if value is not None and len(mean):
             labels.append((float(mean[-1]), show_value(value), SERIES[index]))
     factor_axis(panel, keys[0], values)

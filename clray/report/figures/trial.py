@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
 from clray.metrics.curves import with_starts
@@ -102,8 +104,25 @@ def _value_axis(axes: Axes, quantity: str, chance: float, mean: np.ndarray) -> N
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=3))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_ylim())))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Two ticks of a logarithmic axis, far apart: powers of ten, or else 1, 2 and 5 times such, or else what the ends are near.
+
+    Args:
+        low: above 0.
+        high: above ``low``.
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+        inside = [float(f"{factor}e{power}") for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+        if len(inside) >= 2:
+            return [inside[0], inside[-1]]
+    digits = 2 + math.ceil(math.log10(high / (high - low)))
+    return [float(f"{low * (high / low) ** share:.{digits}g}") for share in (0.1, 0.9)]
 
 
 def _floor(values: np.ndarray, chance: float) -> float:
