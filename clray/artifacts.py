@@ -52,12 +52,19 @@ class FolderWriter:
     def __init__(self, folder: FolderCommit):
         self._folder = folder
 
-    def metrics(self, steps: Sequence[int], repeats: Sequence[int], tasks: Sequence[int], logs: Evaluations) -> None:
-        """metrics.parquet with L*R*E rows, and end.parquet with R*E rows."""
+    def metrics(
+        self,
+        steps: Sequence[int],
+        repeats: Sequence[int],
+        tasks: Sequence[int],
+        logs: Evaluations,
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
+        """metrics.parquet with L*R*E rows, and end.parquet with R*E rows; ``facts`` go into the metadata of both."""
         table = evaluated_rows(steps, repeats, tasks, logs.accuracy, logs.loss)
-        self._folder.write_table(names.METRICS, table)
+        self._folder.write_table(names.METRICS, table.replace_schema_metadata(facts))
         end = evaluated_rows([0], repeats, tasks, logs.end_accuracy[None], logs.end_loss[None]).drop_columns(["step"])
-        self._folder.write_table(names.END, end)
+        self._folder.write_table(names.END, end.replace_schema_metadata(facts))
 
     def train(self, steps: Sequence[int], repeats: Sequence[int], accuracy: HostArray, loss: HostArray) -> None:
         """train.parquet with L*R rows from (L, R) arrays."""
@@ -102,7 +109,14 @@ class TrialFolders:
         self.config_hash = ""
         self.log = trial_log(trial_id)
 
-    def begin(self, experiment: Experiment, classes: HostArray, eval_samples: HostArray) -> None:
+    def begin(
+        self,
+        experiment: Experiment,
+        classes: HostArray,
+        eval_samples: HostArray,
+        permutations: HostArray | None = None,
+        angles: HostArray | None = None,
+    ) -> None:
         """Cleans up what earlier attempts left behind and writes the files that are the same in every attempt.
 
         Raises:
@@ -113,6 +127,10 @@ class TrialFolders:
         write_config(self.storage, self.trial, experiment)
         write_once(self.storage, self.trial.classes, npy_bytes(classes.astype(np.int32)))
         write_once(self.storage, self.trial.eval_samples, npy_bytes(eval_samples.astype(np.int64)))
+        if permutations is not None:
+            write_once(self.storage, self.trial.permutations, npy_bytes(permutations.astype(np.int32)))
+        if angles is not None:
+            write_once(self.storage, self.trial.angles, npy_bytes(angles.astype(np.float64)))
 
     def committed(self, folder: str) -> Commit | None:
         """The commit of a folder, None where it has to be run. A damaged folder is set aside first.

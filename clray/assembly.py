@@ -11,8 +11,10 @@ import numpy as np
 from clray.config import Experiment
 from clray.core.program import Lane, Pools, Spec
 from clray.data.cache import Dataset
+from clray.data.sequence import number_outputs, seen_outputs
 from clray.sizes import Sizes
 from clray.strategies.finetune import Finetune
+from clray.transform import Transform
 from clray.types import HostArray
 
 EVAL_ROWS = 2048
@@ -31,7 +33,7 @@ def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
         scale=1.0 / 255.0 if sizes.dtype == "uint8" else 1.0,
         n_tasks=sizes.n_tasks,
         classes_per_task=sizes.classes_per_task,
-        n_outputs=sizes.classes_per_task,
+        n_outputs=sizes.n_outputs,
         n_train=sizes.n_train,
         batch_size=sizes.batch_size,
         total_batches=sizes.total_batches,
@@ -41,6 +43,8 @@ def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
         reset_optimizer=experiment.training.reset_optimizer,
         precision=experiment.training.precision,
         eval_rows=EVAL_ROWS_OF_IMAGES if experiment.model.takes_images else EVAL_ROWS,
+        scenario=experiment.sequence.scenario,
+        seen=seen_outputs(experiment.sequence) if experiment.training.active_classes == "seen" else (),
     )
 
 
@@ -73,12 +77,27 @@ def segment_batches(total_batches: int, per_epoch: int) -> int:
     return best if best * 4 >= min(per_epoch, total_batches) else total_batches
 
 
-def make_lanes(experiment: Experiment, pool: HostArray, labels: HostArray) -> Lane:
+def choice_facts(experiment: Experiment, task: int) -> dict[str, str]:
+    """Which outputs the argmax of the evaluation runs over while ``task`` is trained: the metadata of its tables."""
+    sequence = experiment.sequence
+    if sequence.scenario != "class":
+        over = "labels of the task" if sequence.scenario == "domain" else "head of the task"
+        return {"argmax_over": over, "n_choices": str(sequence.classes_per_task)}
+    seen = experiment.training.active_classes == "seen"
+    n_choices = seen_outputs(sequence)[task if seen else -1]
+    return {"argmax_over": "classes so far" if seen else "all classes", "n_choices": str(n_choices)}
+
+
+def make_lanes(
+    experiment: Experiment, pool: HostArray, labels: HostArray, tasks: Sequence[int] | None = None, transform: Transform | None = None
+) -> Lane:
     """Host arrays with leading axis R that set the repeats of one trial apart.
 
     Args:
         pool: (R, U) classes each repeat evaluates on.
         labels: (R, E, C) positions in it.
+        tasks: the E evaluated tasks; default those of the experiment.
+        transform: of their images, leading axes (R, E).
     """
     repeats = np.asarray(experiment.repeat_numbers, np.int32)
 
@@ -93,7 +112,17 @@ def make_lanes(experiment: Experiment, pool: HostArray, labels: HostArray) -> La
         strategy=strategy,
         pool=pool.astype(np.int32),
         labels=labels.astype(np.int32),
+        outputs=_outputs(experiment, tasks, len(repeats)),
+        transform=transform,
     )
+
+
+def _outputs(experiment: Experiment, tasks: Sequence[int] | None, n_repeats: int) -> HostArray | None:
+    if experiment.sequence.scenario == "domain":
+        return None
+    evaluated = experiment.eval_task_numbers if tasks is None else tasks
+    own = number_outputs(experiment.sequence)[list(evaluated)]
+    return np.repeat(own[None], n_repeats, axis=0)
 
 
 def stack_lanes(lanes: Sequence[Lane]) -> Lane:
@@ -122,6 +151,20 @@ def evaluation_pool(classes: HostArray, n_classes: int, n_pool: int) -> tuple[Ho
         pools.append(pool)
         labels.append(np.searchsorted(pool, own))
     return np.stack(pools), np.stack(labels)
+
+
+def transformed_pool(classes: HostArray) -> tuple[HostArray, HostArray]:
+    """The same where the images of every task are changed in their own way: an entry for each class of each task.
+
+    Args:
+        classes: (E, R, C) of the evaluated tasks.
+
+    Returns:
+        pool (R, E*C), task after task, and labels (R, E, C), positions in it.
+    """
+    n_tasks, n_repeats, per_task = classes.shape
+    positions = np.arange(n_tasks * per_task).reshape(1, n_tasks, per_task)
+    return np.moveaxis(classes, 1, 0).reshape(n_repeats, -1), np.repeat(positions, n_repeats, axis=0)
 
 
 def make_pools(images: HostArray, experiment: Experiment, dataset: Dataset, flat: bool) -> Pools:

@@ -19,6 +19,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 Index = Annotated[int, Field(ge=0)]
+Degrees = Annotated[float, Field(ge=-360.0, le=360.0)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -213,13 +214,48 @@ class LoggerOptions(PluginOptions):
 
 
 class Sequence(Table):
-    """Which classes make up which task."""
+    """What sets one task apart from the others: its classes, or what is done to the images of all classes."""
 
     n_tasks: Count
     classes_per_task: Annotated[int, Field(ge=2)] = 2
-    policy: Literal["disjoint", "reuse", "fixed"] = "disjoint"
-    scenario: Literal["domain"] = "domain"
+    policy: Literal["disjoint", "reuse", "fixed", "permuted", "rotated"] = Field(
+        "disjoint", description="which classes; permuted and rotated: all of them in every task, on images that differ by task"
+    )
+    scenario: Literal["domain", "task", "class"] = Field(
+        "domain", description="domain: one head for all tasks; task: a head a task; class: one head over all classes of the sequence"
+    )
     classes: tuple[tuple[Index, ...], ...] | None = None
+    keep_first: bool = Field(False, description="the images of task 0 stay as they are (policies permuted and rotated)")
+    angles: tuple[Degrees, ...] | None = Field(None, description="policy rotated: degrees anticlockwise, one a task; default drawn")
+    angle_range: tuple[Degrees, Degrees] = Field((0.0, 180.0), description="policy rotated: angles are drawn between these")
+
+    @property
+    def transforms(self) -> bool:
+        """Whether the images of a task are changed in a way of its own."""
+        return self.policy in ("permuted", "rotated")
+
+    @model_validator(mode="after")
+    def _scenario_fits(self) -> Sequence:
+        if self.scenario == "class" and self.policy == "reuse":
+            raise ValueError(
+                "scenario class needs every class to have one label in the whole sequence, which policy reuse does not give; "
+                "use policy disjoint, fixed, permuted or rotated, or scenario task or domain"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _transform_fits(self) -> Sequence:
+        if self.keep_first and not self.transforms:
+            raise ValueError(f"keep_first is used only with policy permuted or rotated, not {self.policy}")
+        if self.policy != "rotated" and (self.angles is not None or self.angle_range != (0.0, 180.0)):
+            raise ValueError(f"angles and angle_range are used only with policy rotated, not {self.policy}")
+        if self.angles is not None and len(self.angles) != self.n_tasks:
+            raise ValueError(f"angles lists {len(self.angles)} but n_tasks is {self.n_tasks}")
+        if self.angles is not None and (self.keep_first or self.angle_range != (0.0, 180.0)):
+            raise ValueError("angles lists the angle of every task: leave keep_first and angle_range out")
+        if self.angle_range[0] >= self.angle_range[1]:
+            raise ValueError(f"angle_range takes [low, high] with low < high, got {list(self.angle_range)}")
+        return self
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Sequence:
@@ -244,6 +280,9 @@ class Training(Table):
     batch_size: Count = 32
     reset_optimizer: bool = Field(False, description="fresh optimizer state at the start of every task")
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products on a GPU; weights stay float32")
+    active_classes: Literal["all", "seen"] = Field(
+        "all", description="scenario class: loss and evaluation choose among all classes of the sequence, or those of the tasks so far"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -299,6 +338,8 @@ class Experiment(Table):
             raise ValueError(f"logging.eval_tasks lists task {max(tasks)}, but tasks are 0 to {self.sequence.n_tasks - 1}")
         if self.logging.split == "validation" and self.dataset.validation_fraction == 0.0:
             raise ValueError("logging.split: validation needs dataset.validation_fraction above 0")
+        if self.training.active_classes == "seen" and self.sequence.scenario != "class":
+            raise ValueError(f"training.active_classes: seen is used only with sequence.scenario: class, not {self.sequence.scenario}")
         if "joint" in self.baselines and self.sequence.policy == "reuse" and self.sequence.scenario == "domain":
             raise ValueError(
                 "baseline joint is no upper bound with policy reuse in scenario domain: the same class carries "

@@ -17,7 +17,18 @@ import jax
 import numpy as np
 
 from clray.artifacts import FolderWriter, TrialFolders
-from clray.assembly import baseline_spec, evaluation_pool, joint_spec, make_lanes, make_pools, make_spec, segment_batches, stack_lanes
+from clray.assembly import (
+    baseline_spec,
+    choice_facts,
+    evaluation_pool,
+    joint_spec,
+    make_lanes,
+    make_pools,
+    make_spec,
+    segment_batches,
+    stack_lanes,
+    transformed_pool,
+)
 from clray.config import Experiment
 from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, place_once, plan_chunks
 from clray.core.program import Lane, Pools, TaskArrays
@@ -93,8 +104,19 @@ class Draw:
         self.sizes = sizes
         self.classes = draw_classes(experiment.sequence, sizes.n_classes, experiment.seed, experiment.repeat_numbers)
         self.loader = TaskLoader(dataset, experiment, self.classes)
-        evaluated = self.classes[list(experiment.eval_task_numbers)]
-        self.pool, self.labels = evaluation_pool(evaluated, sizes.n_classes, sizes.n_pool_classes)
+        self.pool, self.labels = self._pool(experiment.eval_task_numbers, sizes.n_pool_classes)
+
+    def _pool(self, tasks: Sequence[int], n_pool: int) -> tuple[HostArray, HostArray]:
+        classes = self.classes[list(tasks)]
+        if self.loader.has_transforms:
+            return transformed_pool(classes)
+        return evaluation_pool(classes, self.sizes.n_classes, n_pool)
+
+    def lanes(self, experiment: Experiment, task: int | None = None) -> Lane:
+        """The lanes of a trial of this draw, evaluated on the tasks it asks for, or on ``task`` alone."""
+        tasks = experiment.eval_task_numbers if task is None else [task]
+        pool = (self.pool, self.labels) if task is None else self._pool(tasks, self.sizes.classes_per_task)
+        return make_lanes(experiment, *pool, tasks, self.loader.eval_transform(tasks))
 
     def task(self, task: int, pixels: bool) -> TaskArrays:
         """Training data of one task, rows = repeats; with ``pixels`` false, numbers of images in place of images."""
@@ -158,8 +180,11 @@ class TrialPack:
         self.steps = [experiment.logging.log_frequency * (i + 1) for i in range(self.sizes.n_logs)]
         self.pools_on: dict[Any, Pools] | None = None
         source = dataset.train_images.reshape(-1, *self.sizes.input_shape)
-        fits = self.devices[0].platform != "cpu" and source.nbytes < SOURCE_SHARE * device_bytes(self.devices[0])
-        self.source_on = place_once(np.asarray(source), self.devices) if (fits if gather is None else gather) else None
+        # Where images are transformed, that is done on the host.
+        transforms = experiment.sequence.transforms
+        fits = not transforms and self.devices[0].platform != "cpu" and source.nbytes < SOURCE_SHARE * device_bytes(self.devices[0])
+        gathers = fits if gather is None else gather and not transforms
+        self.source_on = place_once(np.asarray(source), self.devices) if gathers else None
         self.seconds.add("data", since)
 
     def run(self) -> list[Mapping[str, Any] | Exception]:
@@ -180,7 +205,7 @@ class TrialPack:
 
     def _begin(self, member: Member) -> None:
         draw = self.draw_of[member.experiment.seed]
-        member.folders.begin(member.experiment, draw.classes, self.eval_samples)
+        member.folders.begin(member.experiment, draw.classes, self.eval_samples, *draw.loader.transforms)
         member.first, member.state, member.done = member.folders.resume_point(self.sizes.n_tasks)
         member.done |= {folder for folder in ("initial", "joint") if member.folders.committed(folder)}
         if member.first:
@@ -203,8 +228,7 @@ class _Sequence:
         self.chunks = plan_chunks(len(members) * self.n_repeats, pack.devices, pack.width)
         starts = [self.seeds.index(member.experiment.seed) * self.n_repeats for member in members]
         self.row_of_lane = [start + repeat for start in starts for repeat in range(self.n_repeats)]
-        labels = [pack.draw_of[member.experiment.seed] for member in members]
-        self.table = stack_lanes([make_lanes(m.experiment, d.pool, d.labels) for m, d in zip(members, labels, strict=True)])
+        self.table = stack_lanes([pack.draw_of[member.experiment.seed].lanes(member.experiment) for member in members])
         self.lanes = self._program(pack.spec, self.table)
 
     def _program(self, spec: Any, table: Lane) -> ChunkedLanes:
@@ -308,7 +332,8 @@ class _Sequence:
                     return
                 repeats = member.experiment.repeat_numbers
                 with member.folders.commit(folder) as out:
-                    out.metrics(steps, repeats, member.experiment.eval_task_numbers, host.of_lanes(own))
+                    facts = choice_facts(member.experiment, task if task is not None else 0 if folder == "initial" else -1)
+                    out.metrics(steps, repeats, member.experiment.eval_task_numbers, host.of_lanes(own), facts)
                     if task is not None:
                         out.train(steps, repeats, host.train_accuracy[:, own], host.train_loss[:, own])
                     if train is not None:
@@ -343,11 +368,7 @@ class _Sequence:
     def _expert(self, data: Any, task: int) -> Callable[[], HostLogs]:
         """Starts fresh networks on one task; the returned function waits for their logs, evaluated on that task alone."""
         pack = self.pack
-        per_task = pack.sizes.classes_per_task
-        tables = []
-        for member in self.members:
-            classes = pack.draw_of[member.experiment.seed].classes[[task]]
-            tables.append(make_lanes(member.experiment, *evaluation_pool(classes, pack.sizes.n_classes, per_task)))
+        tables = [pack.draw_of[member.experiment.seed].lanes(member.experiment, task) for member in self.members]
         lanes = self._program(baseline_spec(pack.spec), stack_lanes(tables)._replace(strategy={}))
         _, logs = lanes.train(lanes.init(task, Purpose.EXPERT), data, task, pack.sizes.total_batches)
         return lambda: lanes.fetch_logs(logs)
@@ -377,7 +398,7 @@ class _Sequence:
                 windows.append(lanes.fetch_logs(logs))
         steps = [segment * (i + 1) for i in range(len(windows))]
         train = steps, np.concatenate([w.train_accuracy for w in windows]), np.concatenate([w.train_loss for w in windows])
-        final = self.lanes.snapshot(states)
+        final = self.lanes.snapshot(states, sizes.n_tasks - 1)
         self._commit("joint", final, [horizon], train=train)
 
 

@@ -37,7 +37,7 @@ class Estimate:
         disk: everything written, before the compression of tables.
         state: parameters, optimizer and strategy.
         data: training data of one task with its order.
-        pools: evaluation images, once a device whatever R is.
+        pools: evaluation images, once a device whatever R is, and what is done to them in each task and repeat.
         logs: what one task leaves on the device before it is fetched.
         temporary: activations and gradients while a step or an evaluation runs.
         host_block: the largest block that is put together on the host to write a tensor.
@@ -81,15 +81,17 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
     per_task = logs * (rows + weights + dense + repeats * 14) + rows
     kept = repeats * sizes.n_pool_classes * sizes.n_kept * hidden * FLOAT
     sample = math.prod(sizes.input_shape) * np.dtype(sizes.dtype).itemsize
-    eval_rows = rows_at_once(spec, sizes.n_pool_classes, sizes.n_pool)
+    taps = {"permuted": 1, "rotated": 4}.get(experiment.sequence.policy, 0)
+    eval_rows = rows_at_once(spec, sizes.classes_per_task if taps else sizes.n_pool_classes, sizes.n_pool)
     # Training holds all activations of a batch for the gradient and works on half as much again, evaluation on two layers.
     temporary = int(repeats * FLOAT * max(1.5 * sizes.batch_size * total + n_params, eval_rows * largest))
+    tables = repeats * evaluated * taps * (2 if taps > 1 else 1) * math.prod(sizes.input_shape) * FLOAT
     return Estimate(
         parameters=n_params,
         disk=sizes.n_tasks * per_task + (1 + ("joint" in experiment.baselines)) * snapshot + 2 * state * repeats,
         state=state * repeats,
         data=sizes.n_train * repeats * (sample + 4) + repeats * sizes.total_batches * sizes.batch_size * 4,
-        pools=sizes.n_classes * sizes.n_pool * sample,
+        pools=sizes.n_classes * sizes.n_pool * sample + tables,
         logs=logs * (kept + weights + repeats * (2 * evaluated + 2) * FLOAT),
         temporary=temporary,
         host_block=max(dense, weights),
@@ -122,7 +124,8 @@ def segments_that_fit(experiment: Experiment, sizes: Sizes, n_trials: int, avail
 def _shapes(spec: Spec, experiment: Experiment) -> tuple[int, int, int]:
     """Parameters of one network, bytes of one lane's state, H."""
     one = experiment.model_copy(update={"n_repeats": 1, "repeats": None})
-    pool, labels = evaluation_pool(np.arange(spec.n_outputs)[None, None], spec.n_outputs, spec.n_outputs)
+    n_labels = spec.classes_per_task
+    pool, labels = evaluation_pool(np.arange(n_labels)[None, None], n_labels, n_labels)
     lane = make_lanes(one, pool, labels)
     state = jax.eval_shape(lambda lanes: fresh_lanes(spec, lanes, np.int32(0)), lane)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

@@ -106,6 +106,16 @@ class TrialResults:
         return self._small(self._trial.classes)
 
     @property
+    def permutations(self) -> np.ndarray | None:
+        """int32 (T, R, height * width): pixel i of a task's images is pixel ``permutations[t, r, i]``; None: not permuted."""
+        return self._small(self._trial.permutations) if self.experiment.sequence.policy == "permuted" else None
+
+    @property
+    def angles(self) -> np.ndarray | None:
+        """float64 (T, R): degrees anticlockwise by which a task's images are rotated; None: not rotated."""
+        return self._small(self._trial.angles) if self.experiment.sequence.policy == "rotated" else None
+
+    @property
     def eval_samples(self) -> np.ndarray:
         """int64 (K, S/C): indices of the samples behind the representations."""
         return self._small(self._trial.eval_samples)
@@ -152,22 +162,41 @@ class TrialResults:
             raise OutputError(f"{self.trial_id}: weights were not logged (logging.weights: false)")
         return {parameter: open_array(self.storage, commit, name) for parameter, name in found.items()}
 
-    def model(self, task: int | str, repeat: int | None = None, log: int = -1) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def model(
+        self, task: int | str, repeat: int | None = None, log: int = -1, eval_task: int | None = None
+    ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """The network with the weights of one log point of a task, by default the last one.
 
         Args:
             task: number of the task, or ``initial`` or ``joint``.
             repeat: position of one repeat; None for all R.
             log: log point.
+            eval_task: the task whose head answers (scenario task) and whose transform the images get (policies permuted and
+                rotated); default ``task`` itself, to be given for ``initial`` and ``joint`` there. Nothing else depends on it.
 
         Returns:
-            A function of images (n, height, width, channels) or (n, D) in the data set's own dtype (it scales them) that
-            returns logits (R, n, C) and hidden (R, n, H), without R where ``repeat`` is given.
+            A function of images (n, height, width, channels) or (n, D) as they are in the data set (it transforms and scales
+            them) that returns logits (R, n, C) and hidden (R, n, H), without R where ``repeat`` is given. In scenario class the
+            logits are (R, n, O), and with active classes seen those of classes not seen yet are minus infinity.
+
+        Raises:
+            OutputError: ``eval_task`` is needed, or is not a task.
         """
         from clray.inference import model_function
 
         weights = {name: np.asarray(array[log]) for name, array in self.weights(task).items()}
-        return model_function(self.experiment, weights, repeat)
+        asked = self._asked_task(task, eval_task)
+        return model_function(self.experiment, weights, repeat, task, asked)
+
+    def _asked_task(self, task: int | str, eval_task: int | None) -> int:
+        sequence = self.experiment.sequence
+        depends = sequence.scenario == "task" or sequence.transforms
+        asked = eval_task if eval_task is not None else task if isinstance(task, int) else None if depends else 0
+        if asked is None:
+            raise OutputError(f"{self.trial_id}: the answer of {task} depends on the task: give eval_task, 0 to {sequence.n_tasks - 1}")
+        if not 0 <= asked < sequence.n_tasks:
+            raise OutputError(f"{self.trial_id}: there is no task {asked}; eval_task is 0 to {sequence.n_tasks - 1}")
+        return asked
 
     def to_xarray(self, task: int) -> xr.Dataset:
         """One task with named dimensions: log (coordinate step), repeat, eval_task, sample, unit, and those of parameters."""

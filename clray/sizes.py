@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clray.config import Experiment
-from clray.data.sequence import check_classes
+from clray.data.sequence import check_classes, count_outputs
 from clray.data.sizes import static_sizes
 from clray.data.source import DatasetInfo
 from clray.errors import ConfigError
 
 MOST_TASKS = 100_000  # a folder each, and all (T, R, C) classes are drawn before the first
+MOST_OUTPUTS = 65_536  # T*C of them where every task has a head of its own
 MOST_STEPS = 2**31 - 1  # optimizers count in int32
 
 
@@ -30,9 +31,11 @@ class Sizes:
         n_eval_tasks: E.
         n_kept: S/C, samples of each class whose hidden states are kept.
         n_pool: P, evaluated samples of each class.
-        n_pool_classes: U, classes a lane evaluates on.
+        n_pool_classes: U, classes a lane evaluates on; E*C where images are transformed.
+        n_outputs: O, logits of the network.
         input_shape: (D,) or (height, width, channels).
         dtype: of the images on their way to the device, uint8 or float32.
+        scenario: domain, task or class.
     """
 
     n_tasks: int
@@ -47,13 +50,20 @@ class Sizes:
     n_kept: int
     n_pool: int
     n_pool_classes: int
+    n_outputs: int
     input_shape: tuple[int, ...]
     dtype: str
+    scenario: str = "domain"
 
     @property
     def n_subsamples(self) -> int:
         """S."""
         return self.n_kept * self.classes_per_task
+
+    @property
+    def n_labels(self) -> int:
+        """Labels of the whole sequence that a buffer tells apart."""
+        return self.n_outputs if self.scenario == "class" else self.n_tasks * self.classes_per_task
 
 
 def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
@@ -66,6 +76,13 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
     if sequence.n_tasks > MOST_TASKS:
         raise ConfigError(f"sequence.n_tasks: {sequence.n_tasks} is more than the {MOST_TASKS} tasks that one experiment can have")
     check_classes(sequence, info.n_classes)
+    n_outputs = count_outputs(sequence)
+    if n_outputs > MOST_OUTPUTS:
+        raise ConfigError(
+            f"sequence.n_tasks: {sequence.n_tasks} tasks of {sequence.classes_per_task} classes take {n_outputs} outputs in scenario "
+            f"{sequence.scenario}, more than the {MOST_OUTPUTS} that a network can have; use at most "
+            f"{MOST_OUTPUTS // sequence.classes_per_task} tasks, or scenario domain"
+        )
     for split, counts in (("training", info.train_counts), ("test", info.test_counts)):
         if 0 in counts:
             raise ConfigError(
@@ -107,9 +124,11 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
         n_eval_tasks=evaluated,
         n_kept=logging.n_subsamples // n_classes if logging.representations == "dense" else 0,
         n_pool=pools.test_per_class,
-        n_pool_classes=min(most_classes, info.n_classes),
+        n_pool_classes=most_classes if sequence.transforms else min(most_classes, info.n_classes),
+        n_outputs=n_outputs,
         input_shape=info.shape if takes_images else (info.shape[0] * info.shape[1] * info.shape[2],),
         dtype=info.dtype,
+        scenario=sequence.scenario,
     )
     for position, options in enumerate(experiment.strategy):
         if reason := options.misfit(sizes):

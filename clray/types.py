@@ -65,5 +65,5 @@ class Batch(NamedTuple):
     """One training batch of one lane."""
 
     images: Array  # [B, D] or [B, height, width, channels], float32, scaled; as stored in the hook ``batch`` of strategies
-    labels: Array  # [B] int32, position of the class in the task
+    labels: Array  # [B] int32, numbers of outputs: in scenario domain the position of the class in the task
     weights: Array  # [B] float32, weight of each sample in the mean loss

@@ -181,11 +181,18 @@ def test_the_loggers_page_runs_as_written(tmp_path: Path) -> None:
     assert len(list((tmp_path / "results/logged/tensorboard").glob("t_*/events.out.tfevents.*"))) == 4  # three tasks, final metrics
 
 
+def test_examples_of_the_scenarios_page_run_as_written(tmp_path: Path) -> None:
+    run_blocks(in_order("docs/scenarios.md"), tmp_path)
+    for name in ("heads", "classes", "permuted", "rotated"):
+        trials = pd.read_parquet(tmp_path / "results" / name / "trials.parquet")
+        assert (trials["status"] == "done").all(), name
+
+
 def test_blocks_that_are_not_run_say_why_and_all_others_are() -> None:
     for name in PAGES:
         for block in blocks(name):
             assert block.language in ("bash", "yaml", "python", "text", "dockerfile"), block.where
-    executed = {"README.md", "docs/files.md", "docs/extending.md", "docs/loggers.md"}
+    executed = {"README.md", "docs/files.md", "docs/extending.md", "docs/loggers.md", "docs/scenarios.md"}
     executed |= {"docs/report.md", "docs/analysis.md"}  # by tests/report/test_pages_run.py
     skipped = [block for name in PAGES for block in blocks(name) if name not in executed and block.language in ("bash", "yaml", "python")]
     assert {block.where.split(":")[0] for block in skipped if block.runs} <= set(PLACES_TO_RUN)

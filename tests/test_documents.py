@@ -214,7 +214,45 @@ def problems(**changes: Any) -> list[str]:
         ({"dataset": {"name": "digits", "resize": [8]}}, "f: dataset.resize.1: is missing: the list needs 2 values"),
         ({"logging": {"eval_tasks": "some"}}, "f: logging.eval_tasks: must be 'all' or a list, got 'some'"),
         ({"logging": {"eval_tasks": [-1]}}, "f: logging.eval_tasks.0: must be greater than or equal to 0, got -1"),
-        ({"sequence": {"n_tasks": 2, "policy": "disjunct"}}, "f: sequence.policy: must be 'disjoint', 'reuse' or 'fixed', got 'disjunct'"),
+        (
+            {"sequence": {"n_tasks": 2, "policy": "disjunct"}},
+            "f: sequence.policy: must be 'disjoint', 'reuse', 'fixed', 'permuted' or 'rotated', got",
+        ),
+        ({"sequence": {"n_tasks": 2, "scenario": "clas"}}, "f: sequence.scenario: must be 'domain', 'task' or 'class', got 'clas'"),
+        (
+            {"sequence": {"n_tasks": 2, "scenario": "class", "policy": "reuse"}},
+            "f: sequence: scenario class needs every class to have one label in the whole sequence, which policy reuse does not give; "
+            "use policy disjoint, fixed, permuted or rotated",
+        ),
+        (
+            {"sequence": {"n_tasks": 1, "policy": "permuted", "classes": [[0, 1]]}},
+            "f: sequence: classes are listed only with policy fixed, not permuted",
+        ),
+        (
+            {"sequence": {"n_tasks": 2, "keep_first": True}},
+            "f: sequence: keep_first is used only with policy permuted or rotated, not disjoint",
+        ),
+        (
+            {"sequence": {"n_tasks": 2, "policy": "permuted", "angles": [0, 9]}},
+            "f: sequence: angles and angle_range are used only with policy rot",
+        ),
+        ({"sequence": {"n_tasks": 2, "policy": "rotated", "angles": [0]}}, "f: sequence: angles lists 1 but n_tasks is 2"),
+        (
+            {"sequence": {"n_tasks": 2, "policy": "rotated", "angles": [0, 9], "keep_first": True}},
+            "f: sequence: angles lists the angle of every task: leave keep_first and angle_range out",
+        ),
+        (
+            {"sequence": {"n_tasks": 2, "policy": "rotated", "angle_range": [9, 9]}},
+            "f: sequence: angle_range takes [low, high] with low < high",
+        ),
+        (
+            {"sequence": {"n_tasks": 1, "policy": "rotated", "angles": [361]}},
+            "f: sequence.angles.0: must be less than or equal to 360, got 361",
+        ),
+        (
+            {"training": {"epochs": 1, "active_classes": "seen"}},
+            "f: training.active_classes: seen is used only with sequence.scenario: class, not domain",
+        ),
         ({"strategy": [{"name": "finetune"}, {"name": "finetune", "x": 1}]}, "f: strategy.1.x: unknown key; valid: name"),
         ({"name": "../x"}, "f: name: must be 1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit, got '../x'"),
     ],

@@ -25,8 +25,11 @@ from tests.core.tiny import prepare, tiny
         {"model": {"name": "cnn", "hidden": 32}},
         {"logging": {"log_frequency": 15, "n_subsamples": 6, "weights": False, "representations": "none"}},
         {"optimizer": {"name": "adam"}, "model__hidden": [128]},
+        {"sequence": {"n_tasks": 40, "policy": "reuse", "scenario": "task"}, "model__hidden": [64]},
+        {"sequence": {"n_tasks": 3, "policy": "permuted", "classes_per_task": 10, "scenario": "class"}, "logging__n_subsamples": 20},
+        {"sequence": {"n_tasks": 20, "policy": "rotated", "classes_per_task": 10}, "logging__n_subsamples": 20},
     ],
-    ids=["tiny", "wider", "cnn", "no logs", "adam"],
+    ids=["tiny", "wider", "cnn", "no logs", "adam", "40 heads", "permuted", "rotated"],
 )
 def test_estimate_is_within_30_percent_of_the_compiled_program(tmp_path: Path, changes: dict[str, Any]) -> None:
     trial = prepare(tiny(**changes), folder=tmp_path)[0]

@@ -1,8 +1,15 @@
 """Evaluation factored by class.
 
-Tasks are label assignments to the same class pools, so one pass of the network over the pools gives, for every class k of
-the pool and every label y, how many samples of k are classified as y and the mean loss if y were right. Accuracy and loss
-of any task are gathers from these tables: the cost does not grow with the number of tasks.
+Tasks are label assignments to the same class pools, so one pass of the network over the pools gives tables from which
+accuracy and loss of any task are gathered. What a table tells of a class k of the pool depends on the scenario:
+
+``domain``  for every label y, how many samples of k are classified as y, and the mean loss if y were right. The cost does not grow
+            with the number of tasks.
+``task``    the same for every head and label: [U, E, C]. What grows with the number of tasks is the product of the head (T*C
+            outputs) and a comparison a logit, not the rest of the network.
+``class``   a class has one right output in all tasks, so one number a class.
+
+Where images differ by task, an entry of the pool is a class under the transform of one task, E*C in all: a pass per task.
 """
 
 from __future__ import annotations
@@ -13,14 +20,20 @@ import jax
 import jax.numpy as jnp
 
 from clray.core.program import Lane, LaneState, Pools, Spec
+from clray.core.scenario import choices_of, seen_at
+from clray.strategies.choices import among
+from clray.transform import transformed
 from clray.types import Array
+
+Tables = tuple[Array, Array, Array]
+"""Hits int32 and losses [classes, ...] of whole classes, and hidden states [classes, S/C, H]."""
 
 
 class Evaluation(NamedTuple):
     """Of one lane."""
 
     accuracy: Array  # [E] float32; NaN in a diverged lane
-    loss: Array  # [E] float32; NaN in a diverged lane
+    loss: Array  # [E] float32; NaN in a diverged lane, and while the classes of the task are no choice
     hidden: Array  # [U, S/C, H] float32: the first samples of each class of the lane's pool
 
 
@@ -44,11 +57,11 @@ def rows_at_once(spec: Spec, n_classes: int, per_class: int) -> int:
     return whole * per_class if whole else -(-per_class // -(-per_class // spec.eval_rows))
 
 
-def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools) -> Evaluation:
-    """Evaluates one lane on all its tasks."""
+def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools, task: Array) -> Evaluation:
+    """Evaluates one lane on all its tasks, as while ``task`` is trained."""
     n_classes, per_class = lane.pool.shape[0], pools.images.shape[1]
     # A pool over all K classes is in the order of the source: no gather, so all lanes share the scaled images.
-    everything = n_classes == pools.images.shape[0]
+    everything = n_classes == pools.images.shape[0] and lane.transform is None
 
     def tables(images: Array) -> tuple[Array, Array]:
         """Logits and hidden states of whole classes, [classes, P, ...]."""
@@ -69,26 +82,74 @@ def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools) -> Evaluati
         logits, hidden = jax.lax.map(one, blocks)
         return tuple(out.reshape(1, n_blocks * size, -1)[:, :per_class] for out in (logits, hidden))
 
-    def count(logits: Array, hidden: Array) -> tuple[Array, Array, Array]:
-        predicted = jnp.argmax(logits, axis=-1)
-        hits = (predicted[..., None] == jnp.arange(logits.shape[-1])).sum(axis=1, dtype=jnp.int32)
-        return hits, -jax.nn.log_softmax(logits).mean(axis=1), hidden[:, : spec.n_kept]
+    def look_up(group: Array, first: Array) -> Array:
+        """Images of a group of classes [...], which stand in the pool from ``first`` on."""
+        images = pools.images[group]
+        if lane.transform is None:
+            return images
+        own = jax.tree.map(lambda leaf: leaf[first // spec.classes_per_task], lane.transform)
+        return transformed(images.reshape(-1, *spec.input_shape), own).reshape(images.shape)
 
-    at_once = classes_at_once(spec, n_classes, per_class)
-    if at_once == n_classes:
-        hits, losses, hidden = count(*tables(pools.images if everything else pools.images[lane.pool]))
+    right = right_outputs(spec, lane)
+    # Where images are transformed, all classes of one pass are under the same transform.
+    at_once = classes_at_once(spec, spec.classes_per_task if lane.transform is not None else n_classes, per_class)
+    if at_once == n_classes and lane.transform is None:
+        images = pools.images if everything else pools.images[lane.pool]
+        hits, losses, hidden = count(spec, lane, right, task, *tables(images))
     else:
         one_pass = tables if at_once else cut_class
+        size = max(at_once, 1)
         groups = lane.pool.reshape(-1, at_once) if at_once else lane.pool
-        parts = jax.lax.map(lambda classes: count(*one_pass(pools.images[classes])), groups)
+        rights = None if right is None else right.reshape(-1, size)
+        starts = jnp.arange(0, n_classes, size)
+
+        def one_group(group: tuple[Array, Array | None, Array]) -> Tables:
+            classes, own, first = group
+            return count(spec, lane, own, task, *one_pass(look_up(classes, first)))
+
+        parts = jax.lax.map(one_group, (groups, rights, starts))
         hits, losses, hidden = (part.reshape(n_classes, *part.shape[2:]) for part in parts)
 
-    label = jnp.arange(lane.labels.shape[1])
-    accuracy = exact_fraction(hits[lane.labels, label].sum(axis=1), per_class * lane.labels.shape[1])
-    loss = losses[lane.labels, label].mean(axis=1)
+    n_labels = lane.labels.shape[1]
+    where: tuple[Array, ...] = (lane.labels,)
+    if right is None:
+        heads = (jnp.arange(lane.labels.shape[0])[:, None],) if spec.scenario == "task" else ()
+        where = (lane.labels, *heads, jnp.arange(n_labels))
+    accuracy = exact_fraction(hits[where].sum(axis=1), per_class * n_labels)
+    loss = losses[where].mean(axis=1)
     # Parameters can be finite and yet too large for any logit to be: the last update of all has nothing after it to tell.
     frozen = state.diverged | ~jnp.isfinite(loss).all()
+    if spec.seen and lane.outputs is not None:
+        loss = jnp.where((lane.outputs < seen_at(spec, task)).all(axis=1), loss, jnp.nan)
     return Evaluation(jnp.where(frozen, jnp.nan, accuracy), jnp.where(frozen, jnp.nan, loss), hidden)
+
+
+def right_outputs(spec: Spec, lane: Lane) -> Array | None:
+    """[U] the right output for each entry of the pool, where there is one whatever the task; entries of no task have 0."""
+    if spec.scenario == "domain" or (spec.scenario == "task" and lane.transform is None):
+        return None
+    return jnp.zeros(lane.pool.shape[0], jnp.int32).at[lane.labels].set(lane.outputs)
+
+
+def count(spec: Spec, lane: Lane, right: Array | None, task: Array, logits: Array, hidden: Array) -> Tables:
+    """The tables of whole classes from their logits [classes, P, O] and hidden states [classes, P, H].
+
+    Args:
+        right: [classes] the right outputs, or None where they depend on the task.
+    """
+    kept = hidden[:, : spec.n_kept]
+    if right is not None:
+        choices = choices_of(spec, right, task)
+        logits = among(logits, None if choices is None else choices[:, None])
+        hits = (jnp.argmax(logits, axis=-1) == right[:, None]).sum(axis=1, dtype=jnp.int32)
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), right[:, None, None], axis=-1)
+        return hits, -chosen[..., 0].mean(axis=1), kept
+    if lane.outputs is not None:
+        own_heads = lane.outputs[:, 0] // spec.classes_per_task
+        logits = logits.reshape(*logits.shape[:-1], -1, spec.classes_per_task)[:, :, own_heads]
+    predicted = jnp.argmax(logits, axis=-1)
+    hits = (predicted[..., None] == jnp.arange(logits.shape[-1])).sum(axis=1, dtype=jnp.int32)
+    return hits, -jax.nn.log_softmax(logits).mean(axis=1), kept
 
 
 def exact_fraction(hits: Array, n: int) -> Array:

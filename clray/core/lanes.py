@@ -97,10 +97,11 @@ class ChunkedLanes:
         """Fresh states; see ``init_lanes``."""
         return [init_lanes(self.spec, lanes, np.int32(task), purpose) for lanes in self.lanes_of]
 
-    def snapshot(self, states: Sequence[LaneState]) -> HostLogs:
-        """Evaluates all lanes as they are: logs with L = 1 and no training batches."""
+    def snapshot(self, states: Sequence[LaneState], task: int = 0) -> HostLogs:
+        """Evaluates all lanes as they are, as while ``task`` is trained: logs with L = 1 and no training batches."""
+        number = np.int32(task)
         parts = [
-            (evaluate_lanes(self.spec, state, lanes, self.pools_on[chunk.device]), state.params if self.spec.log_weights else {})
+            (evaluate_lanes(self.spec, state, lanes, self.pools_on[chunk.device], number), state.params if self.spec.log_weights else {})
             for chunk, state, lanes in zip(self.chunks, states, self.lanes_of, strict=True)
         ]
         return HostLogs([[_as_logs(*part) for part in to_host(parts)]], self.chunks)

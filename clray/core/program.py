@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from clray.config import ModelOptions, OptimizerOptions, StrategyOptions
 from clray.models.pure import PureModel, pure_model
 from clray.strategies.base import StaticSizes, Strategy, chain
+from clray.transform import Transform
 from clray.types import Array, ModelState, Params, PlacedArray
 
 
@@ -34,6 +35,8 @@ class Spec:
         n_segments: calls in which a task is trained; divides L. More than 1 where the logs of a task do not fit on the device.
         precision: of matrix products: float32, tf32 or bfloat16.
         eval_rows: most samples that are evaluated in one pass; whole classes where they fit.
+        scenario: domain, task or class; see ``core.scenario``.
+        seen: for each task, how many outputs are a choice (scenario class with active classes seen); empty: all outputs are.
     """
 
     model: ModelOptions
@@ -55,6 +58,8 @@ class Spec:
     n_segments: int = 1
     eval_rows: int = 2048
     precision: str = "float32"
+    scenario: str = "domain"
+    seen: tuple[int, ...] = ()
 
     @property
     def batches_per_epoch(self) -> int:
@@ -74,7 +79,16 @@ class Spec:
     @property
     def strategy_sizes(self) -> StaticSizes:
         """What strategies know of the sizes."""
-        return StaticSizes(self.n_tasks, self.classes_per_task, self.n_outputs, self.n_train, self.batch_size, self.input_shape, self.dtype)
+        return StaticSizes(
+            self.n_tasks,
+            self.classes_per_task,
+            self.n_outputs,
+            self.n_train,
+            self.batch_size,
+            self.input_shape,
+            self.dtype,
+            self.scenario,
+        )
 
     @property
     def chained_strategy(self) -> Strategy:
@@ -107,6 +121,8 @@ class Lane(NamedTuple):
     strategy: dict[str, PlacedArray]  # "<position>.<option>" to float32 scalar
     pool: PlacedArray  # int32 [U]: classes of the source this lane evaluates on
     labels: PlacedArray  # int32 [E, C]: position in ``pool`` of the class with label y in evaluated task e
+    outputs: PlacedArray | None = None  # int32 [E, C]: output that stands for label y in task e; None in scenario domain: y
+    transform: Transform | None = None  # leading axis E: of the images of task e; U is then E*C, task after task
 
 
 class Pools(NamedTuple):

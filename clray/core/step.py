@@ -12,7 +12,9 @@ import optax
 from clray.config import Schedule
 from clray.core.evaluate import exact_fraction, scale_images
 from clray.core.program import Lane, LaneState, Pools, Spec
+from clray.core.scenario import choices_of
 from clray.strategies.base import Context, Step, Unfrozen
+from clray.strategies.choices import among
 from clray.types import Array, Batch, Params, Purpose
 
 
@@ -61,9 +63,9 @@ def optimizer_of(spec: Spec, lane: Lane, done: Array, total: Array | int) -> opt
     return spec.optimizer.build(lane.optimizer, rate)
 
 
-def row_losses(logits: Array, batch: Batch) -> Array:
-    """[rows] cross-entropy of each row of a batch from its logits [rows, O]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+def row_losses(logits: Array, batch: Batch, choices: Array | None = None) -> Array:
+    """[rows] cross-entropy of each row of a batch from its logits [rows, O], among its choices (bool [rows, O]; None: all)."""
+    return optax.softmax_cross_entropy_with_integer_labels(among(logits, choices), batch.labels)
 
 
 def context(spec: Spec, state: LaneState, lane: Lane, pools: Pools, clock: Clock, purpose: Purpose) -> Context:
@@ -72,9 +74,15 @@ def context(spec: Spec, state: LaneState, lane: Lane, pools: Pools, clock: Clock
     def forward(params: Params, images: Array) -> tuple[Array, Array]:
         return spec.pure_model.apply(params, state.model_state, images, train=False, key=None)[:2]
 
+    def choices(labels: Array, task: Array | None = None) -> Array | None:
+        return choices_of(spec, labels, clock.task if task is None else task)
+
+    def losses(logits: Array, batch: Batch) -> Array:
+        return row_losses(logits, batch, choices(batch.labels))
+
     key = jax.random.fold_in(lane_key(lane, clock.task, purpose), clock.batch)
     scale = functools.partial(scale_images, spec, pools)
-    return Context(lane.strategy, clock.task, clock.batch, key, forward, scale, row_losses, spec.strategy_sizes)
+    return Context(lane.strategy, clock.task, clock.batch, key, forward, scale, losses, spec.strategy_sizes, choices)
 
 
 def train_step(
@@ -84,7 +92,7 @@ def train_step(
 
     Args:
         images: [B, *input_shape], source dtype.
-        labels: [B] int32.
+        labels: [B] int32, numbers of outputs.
 
     A lane whose loss or update is not finite keeps its last finite state for good.
     """
@@ -98,7 +106,7 @@ def train_step(
 
     def objective(params: Params) -> tuple[Array, tuple[Array, dict[str, Array]]]:
         logits, _, model_state = spec.pure_model.apply(params, state.model_state, batch.images, train=True, key=dropout_key)
-        mean_loss = jnp.sum(row_losses(logits, batch) * batch.weights) / jnp.sum(batch.weights)
+        mean_loss = jnp.sum(ctx.losses(logits, batch) * batch.weights) / jnp.sum(batch.weights)
         return mean_loss + strategy.penalty(strategy_state, params, logits, batch, in_penalty), (logits, model_state)
 
     (loss, (logits, model_state)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
@@ -117,7 +125,7 @@ def train_step(
     diverged = state.diverged | ~jnp.isfinite(loss) | ~jnp.isfinite(size)
     moved = LaneState(params, model_state, optimizer_state, strategy_state, state.batches + 1, diverged)
     kept = _freeze(diverged, state._replace(diverged=diverged), moved)
-    hits = (jnp.argmax(logits[: spec.batch_size], axis=-1) == labels).sum()
+    hits = (jnp.argmax(among(logits[: spec.batch_size], ctx.choices(labels)), axis=-1) == labels).sum()
     log = StepLog(loss, exact_fraction(hits, spec.batch_size))
     return kept._replace(diverged=diverged), jax.tree.map(lambda value: jnp.where(diverged, jnp.nan, value), log)
 

@@ -47,10 +47,10 @@ init_lanes = jax.jit(fresh_lanes, static_argnames=("spec", "purpose"), compiler_
 
 
 @functools.partial(jax.jit, static_argnames=("spec",))
-def evaluate_lanes(spec: Spec, state: LaneState, lanes: Lane, pools: Pools) -> Evaluation:
-    """Evaluates W lanes outside training: a leading axis W on every leaf."""
+def evaluate_lanes(spec: Spec, state: LaneState, lanes: Lane, pools: Pools, task: PlacedArray) -> Evaluation:
+    """Evaluates W lanes outside training, as while ``task`` (int32 scalar) is trained: a leading axis W on every leaf."""
     with jax.default_matmul_precision(PRECISIONS[spec.precision]):
-        return _evaluate_all(spec, state, lanes, pools)
+        return _evaluate_all(spec, state, lanes, pools, task)
 
 
 @functools.partial(jax.jit, static_argnames=("spec",))
@@ -91,13 +91,13 @@ def _train(
     def one_log(state: LaneState, window: tuple[Array, Array]) -> tuple[LaneState, tuple[StepLog, Evaluation, dict[str, Array]]]:
         state, log = jax.lax.scan(one_batch, state, window)
         weights = state.params if spec.log_weights else {}
-        return state, (jax.tree.map(lambda x: x.mean(axis=0), log), _evaluate_all(spec, state, lanes, pools), weights)
+        return state, (jax.tree.map(lambda x: x.mean(axis=0), log), _evaluate_all(spec, state, lanes, pools, task), weights)
 
     def finish(carry: tuple[LaneState, Evaluation]) -> tuple[LaneState, Evaluation]:
         state, end = carry
         if n_logged < spec.total_batches:
             state, _ = jax.lax.scan(one_batch, state, (numbers[n_logged:], order[n_logged:]))
-            end = _evaluate_all(spec, state, lanes, pools)._replace(hidden=end.hidden)
+            end = _evaluate_all(spec, state, lanes, pools, task)._replace(hidden=end.hidden)
         ended = jax.vmap(_end_task, in_axes=(None, 0, 0, None, 1, 1, None))
         return ended(spec, state, lanes, pools, images, labels, task), end
 
@@ -123,8 +123,8 @@ def _only(spec: Spec, when: Array, function: Callable[[Carry], Carry], carry: Ca
     return jax.lax.cond(when, function, lambda same: same, carry)
 
 
-def _evaluate_all(spec: Spec, state: LaneState, lanes: Lane, pools: Pools) -> Evaluation:
-    return jax.vmap(evaluate, in_axes=(None, 0, 0, None))(spec, state, lanes, pools)
+def _evaluate_all(spec: Spec, state: LaneState, lanes: Lane, pools: Pools, task: PlacedArray) -> Evaluation:
+    return jax.vmap(evaluate, in_axes=(None, 0, 0, None, None))(spec, state, lanes, pools, task)
 
 
 def _begin_task(spec: Spec, state: LaneState, lane: Lane, pools: Pools, task: Array) -> LaneState:

@@ -6,24 +6,31 @@ has the same rows whichever repeats run beside it and in whatever order tasks ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from clray.config import Experiment
 from clray.data.cache import Dataset
+from clray.data.sequence import number_outputs
 from clray.data.sizes import class_sizes, static_sizes
+from clray.data.transforms import draw_transforms
+from clray.transform import Transform, transformed
 
 # Last parts of spawn keys, so that no purpose shares a stream with another one or with the classes, spawn_key=(repeat,).
 FILL = 1_000_003
 JOINT = 1_000_033
+
+TRANSFORM_ROWS = 1024
+"""Images that are transformed at once: four taps of them in int32 should stay in a processor's cache."""
 
 
 class TaskArrays(NamedTuple):
     """Training data of one task (or one joint segment) for all repeats; ``shape`` is (D,) or (height, width, channels)."""
 
     images: np.ndarray  # (N, R, *shape) in the source's dtype
-    labels: np.ndarray  # (N, R) int32, position of the class in the task
+    labels: np.ndarray  # (N, R) int32, numbers of outputs: in scenario domain the position of the class in the task
 
 
 class EvalPools(NamedTuple):
@@ -38,6 +45,7 @@ class TaskRows(NamedTuple):
 
     indices: np.ndarray  # (N, R) int64 into the training split as prepared
     labels: np.ndarray  # (N, R) int32
+    tasks: np.ndarray  # (N, R) the task of each row, by which its image is transformed
 
 
 class TaskLoader:
@@ -69,6 +77,9 @@ class TaskLoader:
         self._seed = experiment.seed
         self._repeats = experiment.repeat_numbers
         self._classes = classes
+        self._outputs = number_outputs(experiment.sequence)
+        self.transforms = draw_transforms(experiment.sequence, dataset.info.shape, experiment.seed, self._repeats)
+        self.has_transforms = experiment.sequence.transforms
         self._order, self._starts = _by_class(dataset.train_labels, dataset.info.n_classes)
         per_class = self.sizes.train_per_class
         used = np.asarray(self._class_sizes.train) if per_class is None else np.full(dataset.info.n_classes, per_class)
@@ -84,6 +95,10 @@ class TaskLoader:
         """
         return self._gather(self.task_rows(task))
 
+    def eval_transform(self, tasks: Sequence[int]) -> Transform | None:
+        """What is done to the evaluation images in some tasks, leading axes (R, len(tasks)); None: nothing in any task."""
+        return self.transforms.table(tasks, self.dataset.info.shape)
+
     def task_rows(self, task: int) -> TaskRows:
         """The rows of ``task(task)`` as indices, for a gather on the device."""
         tasks = np.full(self.n_train, task)
@@ -94,7 +109,7 @@ class TaskLoader:
         """Piece ``segment`` of the shuffled mixture of all tasks.
 
         Per repeat the mixture is an endless stream: epoch after epoch a new permutation of all T*N (task, sample) pairs. It
-        is cut into consecutive pieces of ``rows``. A label is the position of the class in the sample's own task. Cheapest
+        is cut into consecutive pieces of ``rows``. Labels and transforms are those of the sample's own task. Cheapest
         when segments are asked for in order: one permutation per repeat is held (4 bytes * T * N).
 
         Returns:
@@ -124,14 +139,24 @@ class TaskLoader:
         return EvalPools(_take(images, indices, self.shape), indices)
 
     def _gather(self, rows: TaskRows) -> TaskArrays:
-        return TaskArrays(_take(self.dataset.train_images, rows.indices, self.shape), rows.labels)
+        images = _take(self.dataset.train_images, rows.indices, self.shape)
+        for task in np.unique(rows.tasks).tolist() if self.has_transforms else ():
+            table = self.eval_transform([task])
+            assert table is not None
+            for position in range(len(self._repeats)):
+                own = np.flatnonzero(rows.tasks[:, position] == task)
+                one = Transform(table.index[position, 0], None if table.weight is None else table.weight[position, 0])
+                for start in range(0, len(own), TRANSFORM_ROWS):
+                    chosen = own[start : start + TRANSFORM_ROWS]
+                    images[chosen, position] = transformed(images[chosen, position], one)
+        return TaskArrays(images, rows.labels)
 
-    def _locate(self, position: int, tasks: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(m,) source indices and (m,) labels of the (m,) own samples of (m,) tasks, for one repeat."""
+    def _locate(self, position: int, tasks: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(m,) source indices, outputs and tasks of the (m,) own samples of (m,) tasks, for one repeat."""
         ends = self._ends[tasks, position]
         labels = (samples[:, None] >= ends).sum(axis=1)
         within = samples - (self._ends - self._used)[tasks, position, labels]
-        return self._order[self._starts[self._classes[tasks, position, labels]] + within], labels
+        return self._order[self._starts[self._classes[tasks, position, labels]] + within], self._outputs[tasks, labels], tasks
 
     def _own_samples(self, task: int, position: int) -> np.ndarray:
         """(N,) which of a task's own samples stands at each row: all of them, then resampled ones.
@@ -189,9 +214,9 @@ def _generator(seed: int, *spawn_key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=spawn_key)))
 
 
-def _stacked(columns: list[tuple[np.ndarray, np.ndarray]]) -> TaskRows:
-    indices, labels = zip(*columns, strict=True)
-    return TaskRows(np.stack(indices, axis=1), np.stack(labels, axis=1).astype(np.int32))
+def _stacked(columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> TaskRows:
+    indices, labels, tasks = (np.stack(parts, axis=1) for parts in zip(*columns, strict=True))
+    return TaskRows(indices, labels.astype(np.int32), tasks)
 
 
 def _take(images: np.ndarray, indices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -37,7 +37,9 @@ def draw_classes(sequence: Sequence, n_classes: int, seed: int, repeats: Items[i
     listed = _all_sets(sequence, n_classes)
     for position, repeat in enumerate(repeats):
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(repeat,))))
-        if sequence.policy == "fixed":
+        if sequence.transforms:
+            draws[:, position] = np.arange(n_classes)
+        elif sequence.policy == "fixed":
             draws[:, position] = sequence.classes or ()
         elif sequence.policy == "disjoint":
             draws[:, position] = rng.permutation(n_classes)[: draws[:, 0].size].reshape(draws[:, 0].shape)
@@ -53,6 +55,11 @@ def check_classes(sequence: Sequence, n_classes: int) -> None:
     n_tasks, per_task = sequence.n_tasks, sequence.classes_per_task
     if per_task > n_classes:
         raise ConfigError(f"sequence.classes_per_task is {per_task}, but the data set has {n_classes} classes; give at most {n_classes}")
+    if sequence.transforms and per_task != n_classes:
+        raise ConfigError(
+            f"sequence.classes_per_task is {per_task}, but policy {sequence.policy} has all {n_classes} classes of the data set in every "
+            f"task; give {n_classes}"
+        )
     if sequence.policy == "disjoint" and n_tasks * per_task > n_classes:
         raise ConfigError(
             f"sequence.n_tasks is {n_tasks}: disjoint tasks of {per_task} classes out of {n_classes} allow at most "
@@ -61,6 +68,41 @@ def check_classes(sequence: Sequence, n_classes: int) -> None:
     highest = max(chain.from_iterable(sequence.classes or ()), default=0)
     if highest >= n_classes:
         raise ConfigError(f"sequence.classes lists class {highest}, but the data set has classes 0 to {n_classes - 1}")
+
+
+def count_outputs(sequence: Sequence) -> int:
+    """O: logits of the network. C in scenario domain, T*C in task, the different classes of the sequence in class."""
+    if sequence.scenario == "domain":
+        return sequence.classes_per_task
+    if sequence.scenario == "class" and sequence.policy == "fixed":
+        return seen_outputs(sequence)[-1]
+    return sequence.n_tasks * sequence.classes_per_task
+
+
+def seen_outputs(sequence: Sequence) -> tuple[int, ...]:
+    """For each task, how many outputs of scenario class belong to it or to tasks before it: those come first in the head."""
+    if sequence.policy != "fixed":
+        return tuple(sequence.classes_per_task * (task + 1) for task in range(sequence.n_tasks))
+    rows = sequence.classes or ()
+    return tuple(len(set(chain.from_iterable(rows[: task + 1]))) for task in range(sequence.n_tasks))
+
+
+def number_outputs(sequence: Sequence) -> np.ndarray:
+    """(T, C) int32: the output of the network that stands for each label of each task, the same in all repeats.
+
+    Scenario domain: the label itself. Task: the label in the task's own head; head t is outputs t*C to t*C + C - 1. Class: the
+    position of the class among the different classes of the sequence, in the order in which they first come; where images
+    are transformed, every pair of task and class counts as a class.
+    """
+    shape = sequence.n_tasks, sequence.classes_per_task
+    if sequence.scenario == "domain":
+        return np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    if sequence.scenario == "class" and sequence.policy == "fixed":
+        numbers: dict[int, int] = {}
+        for label in chain.from_iterable(sequence.classes or ()):
+            numbers.setdefault(label, len(numbers))
+        return np.array([[numbers[label] for label in row] for row in sequence.classes or ()], np.int32)
+    return np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape)
 
 
 def _all_sets(sequence: Sequence, n_classes: int) -> np.ndarray | None:

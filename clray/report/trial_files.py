@@ -89,8 +89,11 @@ class TrialFiles:
     @property
     def chance(self) -> float:
         """Accuracy of guessing: one over the number of outputs to choose from."""
-        outputs = self.n_classes * (self.n_tasks if self.config.get("sequence", {}).get("scenario") == "class" else 1)
-        return 1.0 / outputs
+        sequence = self.config.get("sequence", {})
+        if sequence.get("scenario") != "class":
+            return 1.0 / self.n_classes
+        listed = {label for row in sequence.get("classes") or () for label in row}
+        return 1.0 / (len(listed) or self.n_classes * self.n_tasks)
 
     def key(self, folders: Sequence[str] | None = None) -> str:
         """Changes when any of the folders (all by default) is committed anew."""

@@ -147,6 +147,16 @@ class TrialLayout:
         return _below(self.base, "classes.npy")
 
     @property
+    def permutations(self) -> str:
+        """int32 (T, R, height * width), with policy permuted."""
+        return _below(self.base, "permutations.npy")
+
+    @property
+    def angles(self) -> str:
+        """float64 (T, R), with policy rotated."""
+        return _below(self.base, "angles.npy")
+
+    @property
     def eval_samples(self) -> str:
         """int64 (K, S/C): indices into the test split."""
         return _below(self.base, "eval_samples.npy")

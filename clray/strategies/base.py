@@ -48,6 +48,7 @@ class StaticSizes(NamedTuple):
         batch_size: B.
         input_shape: of one sample: (D,) or (height, width, channels).
         dtype: of unscaled images, uint8 or float32.
+        scenario: domain, task or class.
     """
 
     n_tasks: int
@@ -57,6 +58,12 @@ class StaticSizes(NamedTuple):
     batch_size: int
     input_shape: tuple[int, ...]
     dtype: str
+    scenario: str = "domain"
+
+
+def _all_outputs(labels: Array, task: Array | None = None) -> Array | None:
+    del labels, task
+    return None
 
 
 class Context(NamedTuple):
@@ -71,6 +78,8 @@ class Context(NamedTuple):
         scale: ``images -> images``: the source's dtype to the float32 input of the network.
         losses: ``(logits [B, O], batch) -> [B]``: cross-entropy of each row; what the core takes the weighted mean of.
         sizes: static sizes.
+        choices: ``(labels [B], task) -> bool [B, O]``: the outputs that samples with these labels are classified among while
+            ``task`` (default: the current one) is trained; None where they are all outputs. See ``choices`` for its use.
     """
 
     hyper: Hyper
@@ -81,13 +90,14 @@ class Context(NamedTuple):
     scale: Callable[[Array], Array]
     losses: Callable[[Array, Batch], Array]
     sizes: StaticSizes
+    choices: Callable[..., Array | None] = _all_outputs
 
 
 class TaskData(NamedTuple):
     """All training data of one task of one lane."""
 
     images: Array  # [N, D] or [N, height, width, channels], source dtype, unscaled
-    labels: Array  # [N] int32
+    labels: Array  # [N] int32, numbers of outputs
 
 
 class Step(NamedTuple):

@@ -5,7 +5,8 @@ Buzzega et al. 2020 (arXiv 2004.07211), with (x', z') and (x'', y'') two indepen
 ``der``    ``CE + alpha * mean ||h(x') - z'||^2``                          (eq. 5)
 ``der++``  ``CE + alpha * mean ||h(x') - z'||^2 + beta * mean CE(x'', y'')``   (eq. 6)
 
-Logits are those of the training pass in which a sample entered the memory. The squared norm sums over outputs, as in the
+Logits are those of the training pass in which a sample entered the memory, of the outputs that it was classified among then
+(scenario task: its own head; class with active classes seen: the classes so far). The squared norm sums over outputs, as in the
 paper; the authors' code (Mammoth) takes the mean over them, so that its alpha is O times ours. Rows are drawn with replacement.
 ``der++`` trains on B + 2 * replay_batch rows.
 """
@@ -21,6 +22,7 @@ from pydantic import Field
 from clray.config import Traced
 from clray.strategies.base import Context, StaticSizes, Step, Strategy
 from clray.strategies.buffer import Buffer, append, empty_buffer, exchange
+from clray.strategies.choices import NO_CHOICE, among, only
 from clray.strategies.er import Remembering
 from clray.strategies.selection import select
 from clray.types import Array, Batch, Params
@@ -67,14 +69,17 @@ class DER(Remembering):
             del params
             n = n_rows(ctx.sizes)
             own = jax.lax.dynamic_slice_in_dim(logits, state.start, n)
-            loss = ctx.hyper["alpha"] * jnp.sum((own - state.logits) ** 2, axis=-1).mean()
+            kept = None if ctx.choices(batch.labels) is None else state.logits != NO_CHOICE
+            loss = ctx.hyper["alpha"] * jnp.sum(only(own - state.logits, kept) ** 2, axis=-1).mean()
             if n_draws == 2:
                 again, rows = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, state.start + n, n), (logits, batch))
                 loss += ctx.hyper["beta"] * ctx.losses(again, rows).mean()
             return state.is_there * loss
 
         def after_step(state: State, step: Step, ctx: Context) -> State:
-            waiting = state.buffer.waiting._replace(logits=step.logits[: ctx.sizes.batch_size])
+            n_new = ctx.sizes.batch_size
+            seen = among(step.logits[:n_new], ctx.choices(step.batch.labels[:n_new]))
+            waiting = state.buffer.waiting._replace(logits=seen)
             return state._replace(buffer=state.buffer._replace(waiting=waiting))
 
         return Strategy(init=init, batch=batch, penalty=penalty, after_step=after_step)

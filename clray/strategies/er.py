@@ -31,7 +31,7 @@ class Remembering(StrategyOptions):
     selection: Kind = "reservoir"
 
     def misfit(self, sizes: Any) -> str | None:
-        stream, n_classes = sizes.n_tasks * sizes.n_train, sizes.n_tasks * sizes.classes_per_task
+        stream, n_classes = sizes.n_tasks * sizes.n_train, sizes.n_labels
         if self.memory_size > stream:
             return f"memory_size: {self.memory_size} is larger than the {stream} training samples of the sequence; use at most that"
         if self.selection == "ring" and self.memory_size < n_classes:

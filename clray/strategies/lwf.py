@@ -8,6 +8,10 @@ temperature, of the network before the task and of the one in training. The loss
 The factor temperature^2 keeps the gradient's size (Hinton; van de Ven & Tolias 2019); Li & Hoiem leave it out. Their
 ``lambda_o = 1``, a plain sum, is ``alpha: 0.5`` at twice the learning rate. Costs one more forward pass a batch. In the first task
 there is nothing to keep.
+
+Which outputs: scenario domain: all. Task: the softmax of each earlier head by itself; KD is the mean over those heads (Li & Hoiem
+sum them; van de Ven & Tolias average). Class: the teacher's softmax is over the classes that it was trained among, the
+network's over those of now; with active classes seen, new classes thus have a target of zero (as van de Ven & Tolias).
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from pydantic import Field
 
 from clray.config import Traced
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
+from clray.strategies.choices import among
 from clray.strategies.weighting import Weighted, share_of_past
 from clray.types import Array, Batch, Params
 
@@ -35,9 +40,14 @@ class LwF(Weighted):
             n_rows = ctx.sizes.batch_size
             taught, _ = ctx.forward(state.teacher, batch.images[:n_rows])
             share = share_of_past(self.weighting, ctx) * state.learnt
+            temperature = ctx.hyper["temperature"]
             current = jnp.sum(ctx.losses(logits, batch) * batch.weights) / jnp.sum(batch.weights)
             # The core adds the whole of the current loss.
-            return share * (distillation(logits[:n_rows], taught, ctx.hyper["temperature"]) - current)
+            if ctx.sizes.scenario == "task":
+                return share * (over_heads(logits[:n_rows], taught, temperature, ctx) - current)
+            labels = batch.labels[:n_rows]
+            own, taught = among(logits[:n_rows], ctx.choices(labels)), among(taught, ctx.choices(labels, jnp.maximum(ctx.task - 1, 0)))
+            return share * (distillation(own, taught, temperature) - current)
 
         return Strategy(init=init, penalty=penalty, end_task=end_task)
 
@@ -51,6 +61,16 @@ def distillation(logits: Array, taught: Array, temperature: Array) -> Array:
     """The scalar KD of logits [B, O] to the logits [B, O] of the teacher."""
     soft = jax.nn.softmax(taught / temperature)
     return -(temperature**2) * jnp.sum(soft * jax.nn.log_softmax(logits / temperature), axis=-1).mean()
+
+
+def over_heads(logits: Array, taught: Array, temperature: Array, ctx: Context) -> Array:
+    """The mean of ``distillation`` over the heads [T] of the tasks before this one; 0 in the first task."""
+
+    def heads(logits: Array) -> Array:
+        return jnp.moveaxis(logits.reshape(logits.shape[0], ctx.sizes.n_tasks, -1), 1, 0)
+
+    each = jax.vmap(distillation, in_axes=(0, 0, None))(heads(logits), heads(taught), temperature)
+    return jnp.sum(jnp.where(jnp.arange(ctx.sizes.n_tasks) < ctx.task, each, 0.0)) / jnp.maximum(ctx.task, 1)
 
 
 def init(params: Params, sizes: StaticSizes) -> State:

@@ -3,7 +3,7 @@
 Aljundi et al. 2018 (arXiv 1711.09601): ``Omega_i = mean_x |d ||f(x)||^2 / d theta_i|`` over the samples of the task (eq. 2 with the squared
 norm of section 4.1; f are the logits), added up over tasks, and ``importance * sum_i Omega_i (theta_i - theta*_i)^2`` in the loss
 (eq. 3, lambda in the paper, no factor 1/2), where theta* are the weights after the previous task. The absolute value is taken
-of every sample's gradient; the authors' code takes it of batches.
+of every sample's gradient; the authors' code takes it of batches. f are the outputs that the sample is classified among.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import Field
 
 from clray.config import Count
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
+from clray.strategies.choices import only
 from clray.strategies.per_sample import mean_over_samples
 from clray.strategies.quadratic import Importance, Regulariser, quadratic, zeros
 from clray.types import Array, Batch, Params
@@ -59,8 +60,9 @@ def sensitivity(params: Params, data: TaskData, n_samples: int | None, ctx: Cont
     """Omega of one task, shaped like ``params``."""
 
     def contribution(image: Array, label: Array, key: Array, turn: Array) -> Params:
-        del label, key, turn
-        gradient = jax.grad(lambda params: jnp.sum(ctx.forward(params, image[None])[0] ** 2))(params)
+        del key, turn
+        choices = ctx.choices(label[None])
+        gradient = jax.grad(lambda params: jnp.sum(only(ctx.forward(params, image[None])[0], choices) ** 2))(params)
         return {path: jnp.abs(leaf) for path, leaf in gradient.items()}
 
     return mean_over_samples(contribution, data, n_samples, ctx)

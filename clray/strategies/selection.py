@@ -7,7 +7,8 @@
 ``ring``            every class of the whole sequence has a ring of M // (T * C) slots of its own from the start; its latest samples
                     are kept (Chaudhry et al. 2019, "ring buffer").
 
-A class is a label of a task. A stream that visits a sample in every epoch offers it in every epoch.
+A class is a label of a task; in scenario class, a class of the sequence. A stream that visits a sample in every epoch offers it
+in every epoch.
 
 Slots that two samples of a batch would share go to the later one. All choices follow from random bits; shapes never change.
 """
@@ -45,12 +46,14 @@ def select(kind: Kind, size: int, sizes: StaticSizes) -> Selection:
     """A selection for M = ``size`` slots."""
     if kind == "reservoir":
         return reservoir(size)
-    n_classes = sizes.n_tasks * sizes.classes_per_task
+    n_classes = sizes.n_outputs if sizes.scenario == "class" else sizes.n_tasks * sizes.classes_per_task
     return class_balanced(size) if kind == "class_balanced" else ring(size, n_classes)
 
 
 def class_numbers(tasks: Array, labels: Array, sizes: StaticSizes) -> Array:
-    """[B] number of the class within the sequence, 0 to T*C - 1."""
+    """[B] number of the class within the sequence, from 0."""
+    if sizes.scenario != "domain":
+        return labels
     return tasks * sizes.classes_per_task + labels % sizes.classes_per_task
 
 

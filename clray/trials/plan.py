@@ -168,12 +168,12 @@ def _can_be_built(experiment: Experiment, sizes: Sizes, checked: dict[Any, bool]
         ConfigError: the model says that it does not take such images.
     """
     options = experiment.model.structure()
-    key = options if ":" in options.name else type(options), sizes.input_shape
+    key = options if ":" in options.name else type(options), sizes.input_shape, sizes.n_outputs if ":" in options.name else 0
     if key not in checked:
         from clray.models.pure import pure_model
 
         try:
-            pure_model(options, sizes.input_shape, sizes.classes_per_task)
+            pure_model(options, sizes.input_shape, sizes.n_outputs)
             checked[key] = True
         except ConfigError as error:
             text = str(error)

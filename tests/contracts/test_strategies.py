@@ -26,15 +26,15 @@ Found = list[Arrays]
 class Bench:
     """The training program of one strategy, and lanes that differ in repeat and in every traced number."""
 
-    def __init__(self, name: str, folder: Path):
+    def __init__(self, name: str, folder: Path, scenario: str = "domain"):
         experiment = tiny(
             n_repeats=3,
-            sequence={"n_tasks": N_TASKS},
+            sequence={"n_tasks": N_TASKS, "scenario": scenario},
             dataset={"name": "digits", "train_per_class": 100},
             model={"name": "mlp", "hidden": [6]},
             optimizer={"name": "sgd", "learning_rate": 0.1, "momentum": 0.5},
             strategy={"name": name},
-            training={"steps": BATCHES, "batch_size": 8},
+            training={"steps": BATCHES, "batch_size": 8} | ({"active_classes": "seen"} if scenario == "class" else {}),
             logging={"log_frequency": 3, "n_subsamples": 2},
         )
         (self.trial,) = prepare(experiment, folder=folder)
@@ -88,6 +88,30 @@ class Bench:
 def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Every registered strategy in turn, with its defaults."""
     return Bench(request.param, tmp_path_factory.mktemp("strategy"))
+
+
+@pytest.fixture(scope="module", params=[(name, scenario) for name in TABLE for scenario in ("task", "class")], ids="-".join)
+def in_scenario(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Every registered strategy with a head a task, and with one head over the classes so far."""
+    name, scenario = request.param
+    return Bench(name, tmp_path_factory.mktemp("scenario"), scenario)
+
+
+def test_it_trains_in_every_scenario_and_leaves_outputs_alone_that_are_no_choice_yet(in_scenario: Bench) -> None:
+    lanes = in_scenario.chunked([0, 1])
+    fresh = lanes.fetch_state(lanes.init())
+    for lane, (first, second, state) in enumerate(in_scenario.pair):
+        assert all(np.isfinite(array).all() for array in state.values())
+        assert not state[".diverged"]
+        untrained = fresh[".params['head.kernel']"][lane]
+        moved = (first["head.kernel"][-1, 0] != untrained).any(axis=0)
+        np.testing.assert_array_equal(moved, [True, True, False, False])
+        assert (second["head.kernel"][-1, 0] != untrained).any(axis=0).all()
+
+
+def test_a_lane_equals_itself_alone_in_every_scenario(in_scenario: Bench) -> None:
+    (alone,), _ = in_scenario.train([1])
+    assert_same(alone, in_scenario.pair[1])
 
 
 def assert_same(left: Found, right: Found) -> None:

@@ -72,7 +72,7 @@ def evaluate_fresh(trial: OneTrial, eval_rows: int) -> tuple[Any, Evaluation]:
     spec = dataclasses.replace(pack.spec, eval_rows=eval_rows)
     lanes = ChunkedLanes(pack.spec, trial.lanes(), pack.pools, plan_chunks(4, jax.local_devices()[:1], 4))
     (state,) = lanes.init()
-    found = evaluate_lanes(spec, state, lanes.lanes_of[0], lanes.pools_on[jax.local_devices()[0]])
+    found = evaluate_lanes(spec, state, lanes.lanes_of[0], lanes.pools_on[jax.local_devices()[0]], np.int32(0))
     return jax.device_get(state.params), jax.device_get(found)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from clray.artifacts import TrialFolders
-from clray.assembly import make_lanes
 from clray.config import Experiment
 from clray.core.lanes import ChunkedLanes, HostLogs, plan_chunks
 from clray.core.program import Lane, TaskArrays
@@ -79,7 +78,7 @@ class OneTrial:
 
     def lanes(self, **traced: Any) -> Lane:
         """Its lanes as host arrays; ``traced`` replaces options of the optimizer, one value a lane."""
-        lanes = make_lanes(self.experiment, self.draw.pool, self.draw.labels)
+        lanes = self.draw.lanes(self.experiment)
         return lanes._replace(optimizer=lanes.optimizer | {key: np.asarray(value, np.float32) for key, value in traced.items()})
 
     def run(self) -> Mapping[str, Any]:

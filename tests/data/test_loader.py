@@ -9,6 +9,7 @@ from clray.data.loader import TaskLoader
 from clray.data.sequence import draw_classes
 from clray.data.sizes import class_sizes
 from clray.errors import ConfigError
+from clray.transform import Transform, transformed
 
 TRAIN, TEST = (31, 12, 25, 18, 22, 14), (7, 5, 9, 6, 8, 5)
 
@@ -129,6 +130,25 @@ def test_joint_segments_cut_one_stream_whatever_their_length_and_order(loader, r
     backwards = [tasks.joint_rows(piece, rows) for piece in reversed(range(n_pieces))][::-1]
     np.testing.assert_array_equal(np.concatenate([piece.indices for piece in backwards]), whole.indices)
     np.testing.assert_array_equal(np.concatenate([piece.labels for piece in backwards]), whole.labels)
+
+
+@pytest.mark.parametrize("policy", ["permuted", "rotated"])
+@pytest.mark.parametrize("images", [False, True], ids=["flat", "images"])
+def test_transformed_tasks_and_their_mixture_show_each_image_as_its_task_does(loader, policy, images):
+    wanted = {"n_tasks": 2, "classes_per_task": 6, "policy": policy, "scenario": "class"}
+    tasks, _, source = loader(n_repeats=2, images=images, dtype="uint8", sequence=wanted, dataset={"train_per_class": "all"})
+    everything = [tasks.task(task) for task in range(2)]
+    for task in range(2):
+        table, rows = tasks.eval_transform([task]), tasks.task_rows(task)
+        np.testing.assert_array_equal(everything[task].labels, source.train_labels[rows.indices] + 6 * task)
+        for repeat in range(2):
+            one = Transform(table.index[repeat, 0], None if table.weight is None else table.weight[repeat, 0])
+            shown = transformed(source.train_images[rows.indices[:, repeat]], one)
+            np.testing.assert_array_equal(everything[task].images[:, repeat], shown.reshape(everything[task].images[:, 0].shape))
+    mixed = tasks.joint_segment(0, 2 * tasks.n_train)
+    for repeat in range(2):
+        of_tasks = sum((pairs(task.images[:, repeat], task.labels[:, repeat]) for task in everything), collections.Counter())
+        assert pairs(mixed.images[:, repeat], mixed.labels[:, repeat]) == of_tasks
 
 
 def test_joint_epochs_and_repeats_are_shuffled_differently(loader):

@@ -109,6 +109,30 @@ def test_fixed_classes_are_those_listed_for_every_repeat():
     np.testing.assert_array_equal(classes[:, 1], listed)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "numbers", "seen"),
+    [
+        ({}, [[0, 1], [0, 1], [0, 1]], None),
+        ({"scenario": "task", "policy": "reuse"}, [[0, 1], [2, 3], [4, 5]], None),
+        ({"scenario": "class"}, [[0, 1], [2, 3], [4, 5]], (2, 4, 6)),
+        ({"scenario": "class", "policy": "fixed", "classes": ((7, 1), (1, 4), (9, 7))}, [[0, 1], [1, 2], [3, 0]], (2, 3, 4)),
+        ({"scenario": "class", "policy": "permuted"}, [[0, 1], [2, 3], [4, 5]], (2, 4, 6)),
+    ],
+    ids=["domain", "task", "class", "class, fixed", "class, permuted"],
+)
+def test_every_label_has_its_output(wanted, numbers, seen):
+    sequence = Sequence(n_tasks=3, **wanted)
+    np.testing.assert_array_equal(module.number_outputs(sequence), numbers)
+    assert module.count_outputs(sequence) == 1 + np.max(numbers)
+    assert seen is None or module.seen_outputs(sequence) == seen
+
+
+@pytest.mark.parametrize("policy", ["permuted", "rotated"])
+def test_transformed_tasks_have_all_classes_in_order(policy):
+    classes = draw_classes(Sequence(n_tasks=3, classes_per_task=10, policy=policy), 10, 0, [0, 4])
+    np.testing.assert_array_equal(classes, np.broadcast_to(np.arange(10), (3, 2, 10)))
+
+
 def test_repeats_and_seeds_differ():
     sequence = Sequence(n_tasks=5)
     draws = [draw_classes(sequence, 100, seed, [repeat]).tobytes() for seed in range(3) for repeat in range(3)]

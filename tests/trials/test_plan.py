@@ -76,6 +76,14 @@ def test_a_sweep_of_one_point_is_the_experiment_itself() -> None:
     ("changes", "message"),
     [
         ({"sequence": {"n_tasks": 6}}, r"sequence.n_tasks is 6: disjoint tasks of 2 classes out of 10 allow at most 5"),
+        (
+            {"sequence": {"n_tasks": 2, "policy": "permuted"}},
+            r"sequence.classes_per_task is 2, but policy permuted has all 10 classes .* give 10",
+        ),
+        (
+            {"sequence": {"n_tasks": 40000, "policy": "reuse", "scenario": "task"}},
+            r"sequence.n_tasks: 40000 tasks of 2 classes take 80000 outputs in scenario task, more than the 65536 .* at most 32768 tasks",
+        ),
         ({"sequence": {"n_tasks": 2, "classes_per_task": 11}}, r"sequence.classes_per_task is 11, but the data set has 10 classes"),
         ({"sequence": {"n_tasks": 1, "policy": "fixed", "classes": [[3, 10]]}}, r"sequence.classes lists class 10, .* classes 0 to 9"),
         ({"training": {"epochs": 1, "batch_size": 41}}, r"training.batch_size: 41 is larger than the 40 training samples"),
