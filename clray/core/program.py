@@ -34,6 +34,8 @@ class Spec:
         n_segments: calls in which a task is trained; divides L. More than 1 where the logs of a task do not fit on the device.
         precision: of matrix products: float32, tf32 or bfloat16.
         eval_rows: most samples that are evaluated in one pass; whole classes where they fit.
+        window: batches between looks for the boundaries of tasks; 0: boundaries are given.
+        threshold: fall of the training accuracy from window to window that ends a task.
     """
 
     model: ModelOptions
@@ -55,6 +57,8 @@ class Spec:
     n_segments: int = 1
     eval_rows: int = 2048
     precision: str = "float32"
+    window: int = 0
+    threshold: float = 0.0
 
     @property
     def batches_per_epoch(self) -> int:
@@ -72,6 +76,11 @@ class Spec:
         return pure_model(self.model, self.input_shape, self.n_outputs)
 
     @property
+    def cumulative(self) -> bool:
+        """Whether batches come from all tasks so far; see ``TaskArrays``."""
+        return any(options.trains_on == "all_so_far" for options in self.strategy)
+
+    @property
     def strategy_sizes(self) -> StaticSizes:
         """What strategies know of the sizes."""
         return StaticSizes(self.n_tasks, self.classes_per_task, self.n_outputs, self.n_train, self.batch_size, self.input_shape, self.dtype)
@@ -87,6 +96,17 @@ def _chained(options: tuple[StrategyOptions, ...]) -> Strategy:
     return chain([option.build() for option in options])
 
 
+class Watch(NamedTuple):
+    """What one lane knows about where tasks end, where it is not told."""
+
+    total: Array  # float32 scalar: training accuracies of this window so far, added up
+    reference: Array  # float32 scalar: mean accuracy of the window before; NaN where there is none to compare with
+    n_found: Array  # int32 scalar: boundaries found so far
+    steps: Array  # int32 [M]: batches of the current task, from 1, after which one was found; then zeros
+    params: Params  # at the end of the window before
+    strategy: Any  # strategy's state at the end of the window before, without what is ``Unfrozen``
+
+
 class LaneState(NamedTuple):
     """What one lane carries from batch to batch and from task to task. With lanes: a leading axis W on every leaf."""
 
@@ -96,6 +116,7 @@ class LaneState(NamedTuple):
     strategy: Any
     batches: Array  # int32 scalar: batches trained in all tasks so far
     diverged: Array  # bool scalar: loss or update was not finite once; parameters are frozen since
+    watch: Watch | None = None  # where boundaries are detected
 
 
 class Lane(NamedTuple):
@@ -115,14 +136,21 @@ class Pools(NamedTuple):
     images: PlacedArray  # [K, P, *input_shape], source dtype
     mean: PlacedArray  # [channels] or [] float32, in scaled units
     deviation: PlacedArray  # like mean
+    train: PlacedArray = None  # [n, *input_shape], source dtype: the whole training split, where batches are taken from it
 
 
 class TaskArrays(NamedTuple):
-    """The training data of one task for W lanes."""
+    """The training data of one task for W lanes.
 
-    images: PlacedArray  # [N, W, *input_shape], source dtype
+    In a cumulative program a task trains on images of earlier tasks too. There are no copies of these: ``images`` and
+    ``order`` hold numbers of images in ``Pools.train``, ``order_labels`` what the latter are labelled with. Where ``Pools.train``
+    is not there, they hold the images themselves, a copy for every visit.
+    """
+
+    images: PlacedArray  # [N, W, *input_shape], source dtype; cumulative: [N, W] int32 or as always
     labels: PlacedArray  # [N, W] int32
-    order: PlacedArray  # [total batches, W, B] int32: samples of every batch
+    order: PlacedArray  # [total batches, W, B] int32: samples of every batch, as rows of ``images``; cumulative: see above
+    order_labels: PlacedArray = None  # cumulative: [total batches, W, B] int32
 
 
 class TaskLogs(NamedTuple):
