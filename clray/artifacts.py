@@ -79,6 +79,16 @@ class FolderWriter:
             table = pa.concat_tables([table, end])
         self._folder.write_table(names.EXPERT, table)
 
+    def boundaries(self, repeats: Sequence[int], steps: HostArray) -> None:
+        """boundaries.parquet.
+
+        Args:
+            steps: (R, M) batches of the task after which a boundary was found, from 1; zeros where there is none.
+        """
+        rows = sorted((int(step), repeat) for repeat, own in zip(repeats, steps, strict=True) for step in own if step)
+        columns = np.array(rows, np.int32).reshape(-1, 2)
+        self._folder.write_table(names.BOUNDARIES, _table({"step": columns[:, 0], "repeat": columns[:, 1]}, names.BOUNDARIES_SCHEMA))
+
     def representations(self, shape: tuple[int, ...], blocks: Iterable[HostArray]) -> None:
         """representations.npy float32 (L, R, E, S, H) from blocks of log points."""
         self._folder.write_array(names.REPRESENTATIONS, shape, np.float32, blocks)

@@ -24,6 +24,7 @@ EVAL_ROWS_OF_IMAGES = 256
 
 def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
     """The static description of the training program of an experiment."""
+    boundaries = experiment.training.boundaries
     return Spec(
         model=experiment.model.structure(),
         optimizer=experiment.optimizer.structure(),
@@ -42,6 +43,8 @@ def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
         log_weights=experiment.logging.weights,
         reset_optimizer=experiment.training.reset_optimizer,
         precision=experiment.training.precision,
+        window=boundaries.window if boundaries.name == "detected" else 0,
+        threshold=boundaries.threshold if boundaries.name == "detected" else 0.0,
         eval_rows=EVAL_ROWS_OF_IMAGES if experiment.model.takes_images else EVAL_ROWS,
         scenario=experiment.sequence.scenario,
         seen=seen_outputs(experiment.sequence) if experiment.training.active_classes == "seen" else (),
@@ -50,7 +53,7 @@ def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
 
 def baseline_spec(spec: Spec) -> Spec:
     """The program of the expert baseline: plain training that logs no tensors."""
-    return dataclasses.replace(spec, strategy=(Finetune(name="finetune"),), n_kept=0, log_weights=False)
+    return dataclasses.replace(spec, strategy=(Finetune(name="finetune"),), n_kept=0, log_weights=False, window=0, threshold=0.0)
 
 
 def joint_spec(spec: Spec, segment: int) -> Spec:

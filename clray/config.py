@@ -191,6 +191,13 @@ class OptimizerOptions(PluginOptions):
 class StrategyOptions(PluginOptions):
     """Options that every strategy has (none). Subclasses implement ``build``."""
 
+    trains_on: ClassVar[Literal["task", "all_so_far"]] = "task"  # where batches come from
+    keeps_samples: ClassVar[bool] = False  # has a memory of training samples
+
+    def needs_boundaries(self) -> str | None:
+        """Why it must be told where a task ends; None where the hook ``boundary`` is all it needs (``boundaries: detected``)."""
+        return "its class does not say that it can do without (needs_boundaries)"
+
     def build(self) -> Any:
         """A ``clray.strategies.base.Strategy``: a NamedTuple of pure functions."""
         raise NotImplementedError
@@ -272,6 +279,32 @@ class Sequence(Table):
         return self
 
 
+class Boundaries(Table):
+    """How the strategy learns where a task ends: it is told (given), or the training accuracy tells (detected)."""
+
+    name: Literal["given", "detected"] = "given"
+    window: Count = Field(10, description="batches whose mean training accuracy is compared with that of as many before (detected)")
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.1, description="a fall by more than that ends a task (detected)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        """``detected`` stands for {name: detected}, and a table that says how to detect needs no name."""
+        if isinstance(value, str):
+            return {"name": value}
+        return {"name": "detected", **value} if isinstance(value, dict) and value and value.keys() <= {"window", "threshold"} else value
+
+    @model_validator(mode="after")
+    def _detection_is_used(self) -> Boundaries:
+        if self.name == "given" and self.canonical():
+            raise ValueError("window and threshold are used only with name: detected")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
+        return {"anyOf": [handler(core_schema), {"enum": ["given", "detected"]}]}
+
+
 class Training(Table):
     """How long each task is trained. Exactly one of ``epochs`` and ``steps``."""
 
@@ -279,6 +312,7 @@ class Training(Table):
     steps: Count | None = Field(None, description="batches per task, instead of epochs")
     batch_size: Count = 32
     reset_optimizer: bool = Field(False, description="fresh optimizer state at the start of every task")
+    boundaries: Boundaries = Boundaries()
     precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description="of matrix products on a GPU; weights stay float32")
     active_classes: Literal["all", "seen"] = Field(
         "all", description="scenario class: loss and evaluation choose among all classes of the sequence, or those of the tasks so far"

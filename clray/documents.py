@@ -20,6 +20,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.reader import ReaderError
 
 from clray import plugins
+from clray.compatibility import incompatible
 from clray.config import Experiment, PluginOptions, Sweep
 from clray.errors import ConfigError
 from clray.places import Document, join_place
@@ -205,6 +206,8 @@ def parse_experiment(document: Document) -> Experiment:
         failed = {problem.path[0] for problem in problems}
         problems += [p for p in problems_of(error, Experiment, data) if not p.path or p.path[0] not in failed]
         experiment = None
+    if experiment is not None and not problems:
+        problems = incompatible(experiment)
     if problems or experiment is None:
         raise ConfigError(_message(document, problems))
     return experiment

@@ -104,6 +104,7 @@ class Draw:
         self.sizes = sizes
         self.classes = draw_classes(experiment.sequence, sizes.n_classes, experiment.seed, experiment.repeat_numbers)
         self.loader = TaskLoader(dataset, experiment, self.classes)
+        self.cumulative = any(options.trains_on == "all_so_far" for options in experiment.strategy)
         self.pool, self.labels = self._pool(experiment.eval_task_numbers, sizes.n_pool_classes)
 
     def _pool(self, tasks: Sequence[int], n_pool: int) -> tuple[HostArray, HostArray]:
@@ -118,9 +119,15 @@ class Draw:
         pool = (self.pool, self.labels) if task is None else self._pool(tasks, self.sizes.classes_per_task)
         return make_lanes(experiment, *pool, tasks, self.loader.eval_transform(tasks))
 
-    def task(self, task: int, pixels: bool) -> TaskArrays:
-        """Training data of one task, rows = repeats; with ``pixels`` false, numbers of images in place of images."""
+    def task(self, task: int, pixels: bool, cumulative: bool | None = None) -> TaskArrays:
+        """Training data of one task, rows = repeats; with ``pixels`` false, numbers of images in place of images.
+
+        Args:
+            cumulative: with batches from all tasks so far; default what the strategy asks for.
+        """
         sizes = self.sizes
+        if self.cumulative if cumulative is None else cumulative:
+            return self._cumulative(task, pixels)
         repeats = self.experiment.repeat_numbers
         order = task_order(self.experiment.seed, repeats, task, sizes.n_train, sizes.batch_size, sizes.total_batches)
         if pixels:
@@ -128,6 +135,19 @@ class Draw:
             return TaskArrays(arrays.images, arrays.labels, order)
         rows = self.loader.task_rows(task)
         return TaskArrays(rows.indices.astype(np.int32), rows.labels, order)
+
+    def _cumulative(self, task: int, pixels: bool) -> TaskArrays:
+        batches = self.sizes.batch_size, self.sizes.total_batches
+
+        def in_batches(rows: HostArray) -> HostArray:
+            """(total batches * B, R, ...) as (total batches, R, B, ...)."""
+            return rows.reshape(batches[1], batches[0], *rows.shape[1:]).swapaxes(1, 2)
+
+        if pixels:
+            arrays, drawn = self.loader.task(task), self.loader.cumulative_images(task, *batches)
+            return TaskArrays(arrays.images, arrays.labels, in_batches(drawn.images), in_batches(drawn.labels))
+        own, found = self.loader.task_rows(task), self.loader.cumulative_rows(task, *batches)
+        return TaskArrays(own.indices.astype(np.int32), own.labels, in_batches(found.indices.astype(np.int32)), in_batches(found.labels))
 
     def joint(self, segment: int, rows: int, order: HostArray, pixels: bool) -> TaskArrays:
         """The same for a segment of the joint stream."""
@@ -147,7 +167,8 @@ class TrialPack:
         width: lanes a chunk; see ``plan_chunks``.
         log_bytes: memory that the logs of a task may fill on all devices together; default a share of what they have.
         gather: keep the training split on the devices and gather tasks there, instead of building them on the host; default
-            on everything but CPUs, where the split is small against the memory.
+            on everything but CPUs, where the split is small against the memory, and everywhere for cumulative training, where
+            the host would build a copy of an image for every time it is visited.
     """
 
     def __init__(
@@ -180,11 +201,15 @@ class TrialPack:
         self.steps = [experiment.logging.log_frequency * (i + 1) for i in range(self.sizes.n_logs)]
         self.pools_on: dict[Any, Pools] | None = None
         source = dataset.train_images.reshape(-1, *self.sizes.input_shape)
-        # Where images are transformed, that is done on the host.
-        transforms = experiment.sequence.transforms
-        fits = not transforms and self.devices[0].platform != "cpu" and source.nbytes < SOURCE_SHARE * device_bytes(self.devices[0])
-        gathers = fits if gather is None else gather and not transforms
-        self.source_on = place_once(np.asarray(source), self.devices) if gathers else None
+        if experiment.sequence.transforms:
+            gather = False  # images are transformed on the host
+        if spec.cumulative:
+            if gather is None or gather:
+                self.pools = self.pools._replace(train=np.ascontiguousarray(source))
+            gather = False
+        fits = self.devices[0].platform != "cpu" and source.nbytes < SOURCE_SHARE * device_bytes(self.devices[0])
+        self.source_on = place_once(np.asarray(source), self.devices) if (fits if gather is None else gather) else None
+        self.pixels = self.source_on is None and self.pools.train is None
         self.seconds.add("data", since)
 
     def run(self) -> list[Mapping[str, Any] | Exception]:
@@ -295,7 +320,7 @@ class _Sequence:
 
     def _build(self, task: int) -> TaskArrays:
         since = time.perf_counter()
-        whole = side_by_side([self.pack.draw_of[seed].task(task, pixels=self.pack.source_on is None) for seed in self.seeds])
+        whole = side_by_side([self.pack.draw_of[seed].task(task, pixels=self.pack.pixels) for seed in self.seeds])
         self.seconds.add("data", since)
         return whole
 
@@ -340,6 +365,8 @@ class _Sequence:
                         out.train(train[0], repeats, train[1][:, own], train[2][:, own])
                     if expert is not None and task is not None:
                         out.expert(steps, self.sizes.total_batches, repeats, task, expert.of_lanes(own))
+                    if state is not None and self.pack.spec.window:
+                        out.boundaries(repeats, state[".watch.steps"][own.start : own.stop])
                     self._write_tensors(out, host, member, own)
                     if state is not None:
                         out.state({path: leaf[own.start : own.stop] for path, leaf in state.items()})
@@ -370,6 +397,9 @@ class _Sequence:
         pack = self.pack
         tables = [pack.draw_of[member.experiment.seed].lanes(member.experiment, task) for member in self.members]
         lanes = self._program(baseline_spec(pack.spec), stack_lanes(tables)._replace(strategy={}))
+        if pack.spec.cumulative:
+            own = side_by_side([pack.draw_of[seed].task(task, pixels=True, cumulative=False) for seed in self.seeds])
+            data = lanes.place(own, self.row_of_lane)
         _, logs = lanes.train(lanes.init(task, Purpose.EXPERT), data, task, pack.sizes.total_batches)
         return lambda: lanes.fetch_logs(logs)
 
@@ -404,7 +434,7 @@ class _Sequence:
 
 def side_by_side(parts: Sequence[TaskArrays]) -> TaskArrays:
     """The rows of several draws next to each other."""
-    return parts[0] if len(parts) == 1 else TaskArrays(*(np.concatenate(leaves, axis=1) for leaves in zip(*parts, strict=True)))
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 
 
 def representation_blocks(host: HostLogs, lanes: Sequence[int], labels: HostArray) -> Iterator[HostArray]:

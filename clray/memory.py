@@ -36,8 +36,9 @@ class Estimate:
         parameters: number of trainable parameters of one network.
         disk: everything written, before the compression of tables.
         state: parameters, optimizer and strategy.
-        data: training data of one task with its order.
-        pools: evaluation images, once a device whatever R is, and what is done to them in each task and repeat.
+        data: training data of one task with its order; numbers of images, where a task trains on all tasks so far.
+        pools: evaluation images, and the training split in the latter case, once a device whatever R is; and what is done to
+            evaluation images in each task and repeat.
         logs: what one task leaves on the device before it is fetched.
         temporary: activations and gradients while a step or an evaluation runs.
         host_block: the largest block that is put together on the host to write a tensor.
@@ -82,6 +83,8 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
     kept = repeats * sizes.n_pool_classes * sizes.n_kept * hidden * FLOAT
     sample = math.prod(sizes.input_shape) * np.dtype(sizes.dtype).itemsize
     taps = {"permuted": 1, "rotated": 4}.get(experiment.sequence.policy, 0)
+    in_pool = spec.cumulative and not taps
+    per_image, per_visit = (4, 8) if in_pool else (sample, 4 + (sample + 4) * spec.cumulative)
     eval_rows = rows_at_once(spec, sizes.classes_per_task if taps else sizes.n_pool_classes, sizes.n_pool)
     # Training holds all activations of a batch for the gradient and works on half as much again, evaluation on two layers.
     temporary = int(repeats * FLOAT * max(1.5 * sizes.batch_size * total + n_params, eval_rows * largest))
@@ -90,8 +93,8 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
         parameters=n_params,
         disk=sizes.n_tasks * per_task + (1 + ("joint" in experiment.baselines)) * snapshot + 2 * state * repeats,
         state=state * repeats,
-        data=sizes.n_train * repeats * (sample + 4) + repeats * sizes.total_batches * sizes.batch_size * 4,
-        pools=sizes.n_classes * sizes.n_pool * sample + tables,
+        data=sizes.n_train * repeats * (per_image + 4) + repeats * sizes.total_batches * sizes.batch_size * per_visit,
+        pools=(sizes.n_classes * sizes.n_pool + sizes.n_source * in_pool) * sample + tables,
         logs=logs * (kept + weights + repeats * (2 * evaluated + 2) * FLOAT),
         temporary=temporary,
         host_block=max(dense, weights),

@@ -132,6 +132,10 @@ class TrialResults:
         """train.parquet of all committed tasks: training batches of each log window."""
         return self._frames(names.TRAIN)
 
+    def boundaries(self) -> pd.DataFrame:
+        """boundaries.parquet of all committed tasks: where the strategy saw a task end (``training.boundaries: detected``)."""
+        return self._frames(names.BOUNDARIES)
+
     def expert(self) -> pd.DataFrame:
         """expert.parquet of all committed tasks, where the baseline was asked for."""
         return self._frames(names.EXPERT)

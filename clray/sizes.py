@@ -36,6 +36,7 @@ class Sizes:
         input_shape: (D,) or (height, width, channels).
         dtype: of the images on their way to the device, uint8 or float32.
         scenario: domain, task or class.
+        n_source: images of the training split, of all classes.
     """
 
     n_tasks: int
@@ -53,6 +54,7 @@ class Sizes:
     n_outputs: int
     input_shape: tuple[int, ...]
     dtype: str
+    n_source: int
     scenario: str = "domain"
 
     @property
@@ -98,6 +100,12 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
             f"logging.log_frequency: {logging.log_frequency} is larger than the {total} batches of a task, so nothing "
             f"would be logged; use 1 to {total}"
         )
+    boundaries = training.boundaries
+    if boundaries.name == "detected" and boundaries.window > total:
+        raise ConfigError(
+            f"training.boundaries.window: {boundaries.window} is larger than the {total} batches of a task, whose end would go "
+            f"unnoticed; use 1 to {total}"
+        )
     if total * sequence.n_tasks > MOST_STEPS:
         raise ConfigError(
             f"training: {sequence.n_tasks} tasks of {total} batches are more than the {MOST_STEPS} steps that can be counted; "
@@ -129,6 +137,7 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
         input_shape=info.shape if takes_images else (info.shape[0] * info.shape[1] * info.shape[2],),
         dtype=info.dtype,
         scenario=sequence.scenario,
+        n_source=sum(info.train_counts),
     )
     for position, options in enumerate(experiment.strategy):
         if reason := options.misfit(sizes):

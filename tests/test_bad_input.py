@@ -290,3 +290,61 @@ def test_nothing_heavy_is_imported_to_say_that_the_input_is_wrong(folder: Path) 
     ):
         done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
         assert done.stdout == f"2 {imported}\n", done.stdout + done.stderr
+
+
+STRATEGY = """\
+name: s
+sequence: {n_tasks: 2, policy: POLICY}
+dataset: {name: digits}
+model: {name: mlp, hidden: [4]}
+optimizer: {name: sgd, learning_rate: 0.1}
+training:
+  steps: 9
+  boundaries: BOUNDARIES
+strategy:
+- {name: l2}
+- STRATEGY
+logging: {log_frequency: 3}
+"""
+
+WRONG_STRATEGIES: list[tuple[str, str, str, str]] = [
+    (
+        "{name: si, importence: 1}",
+        "given",
+        "disjoint",
+        "bad.yaml:11: strategy.1.importence: unknown key; did you mean 'importance'? valid: ",
+    ),
+    ("{name: cumulative, size: 1}", "given", "disjoint", "bad.yaml:11: strategy.1.size: unknown key; valid: name"),
+    ("{name: der, alpha: -1}", "given", "disjoint", "bad.yaml:11: strategy.1.alpha: must be greater than or equal to 0, got -1"),
+    (
+        "{name: er, memory_size: 9999}",
+        "given",
+        "disjoint",
+        "bad.yaml:11: strategy.1.memory_size: 9999 is larger than the 556 training samples",
+    ),
+    (
+        "{name: cumulative}",
+        "given",
+        "reuse",
+        "bad.yaml:11: strategy.1.name: cumulative trains on all tasks so far at once, but with policy reuse",
+    ),
+    (
+        "{name: mas}",
+        "detected",
+        "disjoint",
+        "bad.yaml:11: strategy.1.name: mas does not work with training.boundaries: detected: its importances",
+    ),
+    ("{name: si}", "{window: 10}", "disjoint", "bad.yaml:8: training.boundaries.window: 10 is larger than the 9 batches of a task"),
+    ("{name: si}", "{treshold: 0.1}", "disjoint", "bad.yaml:8: training.boundaries.treshold: unknown key; did you mean 'threshold'?"),
+    ("{name: si}", "sometimes", "disjoint", "bad.yaml:8: training.boundaries"),
+]
+
+
+@pytest.mark.parametrize(("strategy", "boundaries", "policy", "message"), WRONG_STRATEGIES)
+def test_strategies(refused: Refused, folder: Path, strategy: str, boundaries: str, policy: str, message: str) -> None:
+    text = STRATEGY.replace("STRATEGY", strategy).replace("BOUNDARIES", boundaries).replace("POLICY", policy)
+    (folder / "bad.yaml").write_text(text)
+    assert refused("run", "bad.yaml").startswith(message)
+    # At a point of a sweep the axis is named.
+    (folder / "sweep.yaml").write_text("name: sweep\nexperiment: bad.yaml\ngrid: {seed: [1, 2]}\n")
+    assert message.partition(": ")[2] in refused("sweep", "sweep.yaml")

@@ -128,7 +128,7 @@ class ChunkedLanes:
             if key not in shared:
                 # A plain slice copies faster where the lanes of a chunk are neighbouring repeats.
                 chosen: Any = slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
-                own = to_device(TaskArrays(*(np.ascontiguousarray(leaf[:, chosen]) for leaf in data)), chunk.device)
+                own = to_device(jax.tree.map(lambda leaf, chosen=chosen: np.ascontiguousarray(leaf[:, chosen]), data), chunk.device)
                 shared[key] = own if source_on is None else own._replace(images=_gather(source_on[chunk.device], own.images))
             placed.append(shared[key])
         return placed

@@ -37,6 +37,8 @@ class Spec:
         eval_rows: most samples that are evaluated in one pass; whole classes where they fit.
         scenario: domain, task or class; see ``core.scenario``.
         seen: for each task, how many outputs are a choice (scenario class with active classes seen); empty: all outputs are.
+        window: batches between looks for the boundaries of tasks; 0: boundaries are given.
+        threshold: fall of the training accuracy from window to window that ends a task.
     """
 
     model: ModelOptions
@@ -60,6 +62,8 @@ class Spec:
     precision: str = "float32"
     scenario: str = "domain"
     seen: tuple[int, ...] = ()
+    window: int = 0
+    threshold: float = 0.0
 
     @property
     def batches_per_epoch(self) -> int:
@@ -75,6 +79,11 @@ class Spec:
     def pure_model(self) -> PureModel:
         """The model as pure functions of one lane."""
         return pure_model(self.model, self.input_shape, self.n_outputs)
+
+    @property
+    def cumulative(self) -> bool:
+        """Whether batches come from all tasks so far; see ``TaskArrays``."""
+        return any(options.trains_on == "all_so_far" for options in self.strategy)
 
     @property
     def strategy_sizes(self) -> StaticSizes:
@@ -101,6 +110,17 @@ def _chained(options: tuple[StrategyOptions, ...]) -> Strategy:
     return chain([option.build() for option in options])
 
 
+class Watch(NamedTuple):
+    """What one lane knows about where tasks end, where it is not told."""
+
+    total: Array  # float32 scalar: training accuracies of this window so far, added up
+    reference: Array  # float32 scalar: mean accuracy of the window before; NaN where there is none to compare with
+    n_found: Array  # int32 scalar: boundaries found so far
+    steps: Array  # int32 [M]: batches of the current task, from 1, after which one was found; then zeros
+    params: Params  # at the end of the window before
+    strategy: Any  # strategy's state at the end of the window before, without what is ``Unfrozen``
+
+
 class LaneState(NamedTuple):
     """What one lane carries from batch to batch and from task to task. With lanes: a leading axis W on every leaf."""
 
@@ -110,6 +130,7 @@ class LaneState(NamedTuple):
     strategy: Any
     batches: Array  # int32 scalar: batches trained in all tasks so far
     diverged: Array  # bool scalar: loss or update was not finite once; parameters are frozen since
+    watch: Watch | None = None  # where boundaries are detected
 
 
 class Lane(NamedTuple):
@@ -131,14 +152,21 @@ class Pools(NamedTuple):
     images: PlacedArray  # [K, P, *input_shape], source dtype
     mean: PlacedArray | None  # [channels] float32, in scaled units; None where images are only scaled
     deviation: PlacedArray | None  # like mean
+    train: PlacedArray = None  # [n, *input_shape], source dtype: the whole training split, where batches are taken from it
 
 
 class TaskArrays(NamedTuple):
-    """The training data of one task for W lanes."""
+    """The training data of one task for W lanes.
 
-    images: PlacedArray  # [N, W, *input_shape], source dtype
+    In a cumulative program a task trains on images of earlier tasks too. There are no copies of these: ``images`` and
+    ``order`` hold numbers of images in ``Pools.train``, ``order_labels`` what the latter are labelled with. Where ``Pools.train``
+    is not there, they hold the images themselves, a copy for every visit.
+    """
+
+    images: PlacedArray  # [N, W, *input_shape], source dtype; cumulative: [N, W] int32 or as always
     labels: PlacedArray  # [N, W] int32
-    order: PlacedArray  # [total batches, W, B] int32: samples of every batch
+    order: PlacedArray  # [total batches, W, B] int32: samples of every batch, as rows of ``images``; cumulative: see above
+    order_labels: PlacedArray = None  # cumulative: [total batches, W, B] int32
 
 
 class TaskLogs(NamedTuple):

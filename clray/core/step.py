@@ -82,7 +82,8 @@ def context(spec: Spec, state: LaneState, lane: Lane, pools: Pools, clock: Clock
 
     key = jax.random.fold_in(lane_key(lane, clock.task, purpose), clock.batch)
     scale = functools.partial(scale_images, spec, pools)
-    return Context(lane.strategy, clock.task, clock.batch, key, forward, scale, losses, spec.strategy_sizes, choices)
+    task = clock.task if state.watch is None else state.watch.n_found
+    return Context(lane.strategy, task, clock.batch, key, forward, scale, losses, spec.strategy_sizes, choices)
 
 
 def train_step(
@@ -124,10 +125,10 @@ def train_step(
     size = lane.optimizer["learning_rate"] * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(checked))
     diverged = state.diverged | ~jnp.isfinite(loss) | ~jnp.isfinite(size)
     moved = LaneState(params, model_state, optimizer_state, strategy_state, state.batches + 1, diverged)
-    kept = _freeze(diverged, state._replace(diverged=diverged), moved)
+    kept = _freeze(diverged, state._replace(diverged=diverged, watch=None), moved)
     hits = (jnp.argmax(among(logits[: spec.batch_size], ctx.choices(labels)), axis=-1) == labels).sum()
     log = StepLog(loss, exact_fraction(hits, spec.batch_size))
-    return kept._replace(diverged=diverged), jax.tree.map(lambda value: jnp.where(diverged, jnp.nan, value), log)
+    return kept._replace(diverged=diverged, watch=state.watch), jax.tree.map(lambda value: jnp.where(diverged, jnp.nan, value), log)
 
 
 def _freeze(diverged: Array, before: LaneState, after: LaneState) -> LaneState:

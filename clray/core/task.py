@@ -9,10 +9,11 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from clray.core.boundaries import fresh_watch, look_for_boundary
 from clray.core.evaluate import Evaluation, evaluate
 from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLogs
 from clray.core.step import Clock, StepLog, context, lane_key, optimizer_of, train_step
-from clray.strategies.base import TaskData
+from clray.strategies.base import TaskData, with_unfrozen, without_unfrozen
 from clray.types import Array, PlacedArray, Purpose
 
 Carry = TypeVar("Carry")
@@ -37,7 +38,8 @@ def fresh_lanes(spec: Spec, lanes: Lane, task: PlacedArray, purpose: Purpose = P
         params, model_state = spec.pure_model.init(lane_key(lane, task, purpose))
         optimizer = optimizer_of(spec, lane, jnp.int32(0), 1).init(params)
         strategy = spec.chained_strategy.init(params, spec.strategy_sizes)
-        return LaneState(params, model_state, optimizer, strategy, jnp.int32(0), jnp.bool_(False))
+        watch = fresh_watch(spec, params, strategy) if spec.window else None
+        return LaneState(params, model_state, optimizer, strategy, jnp.int32(0), jnp.bool_(False), watch)
 
     return jax.vmap(init)(lanes)
 
@@ -77,18 +79,29 @@ def train_task(
 def _train(
     spec: Spec, state: LaneState, lanes: Lane, pools: Pools, data: TaskArrays, task: Array, horizon: Array, segment: Array
 ) -> tuple[LaneState, TaskLogs]:
-    images, labels, order = data
+    batches = data.order, data.order_labels
     is_first, is_last = segment == 0, segment == spec.n_segments - 1
     begin = jax.vmap(_begin_task, in_axes=(None, 0, 0, None, None))
     state = _only(spec, is_first, lambda state: begin(spec, state, lanes, pools, task), state)
     step = jax.vmap(functools.partial(train_step, spec), in_axes=(0, 0, None, 0, 0, None))
     take = jax.vmap(lambda rows, chosen: rows[chosen], in_axes=(1, 0))  # [N, W, ...], [W, B] -> [W, B, ...]
 
-    def one_batch(state: LaneState, batch: tuple[Array, Array]) -> tuple[LaneState, StepLog]:
-        number, chosen = batch
-        return step(state, lanes, pools, take(images, chosen), take(labels, chosen), Clock(task, number, horizon))
+    def in_pool(images: Array) -> Array:
+        return images if pools.train is None else pools.train[images]
 
-    def one_log(state: LaneState, window: tuple[Array, Array]) -> tuple[LaneState, tuple[StepLog, Evaluation, dict[str, Array]]]:
+    def one_batch(state: LaneState, batch: tuple[Array, tuple[Array, Array]]) -> tuple[LaneState, StepLog]:
+        number, (chosen, labels) = batch
+        if spec.cumulative:
+            images = in_pool(chosen)
+        else:
+            images, labels = take(data.images, chosen), take(data.labels, chosen)
+        clock = Clock(task, number, horizon)
+        state, log = step(state, lanes, pools, images, labels, clock)
+        return look_for_boundary(spec, state, lanes, pools, log.accuracy, clock) if spec.window else state, log
+
+    def one_log(
+        state: LaneState, window: tuple[Array, tuple[Array, Array]]
+    ) -> tuple[LaneState, tuple[StepLog, Evaluation, dict[str, Array]]]:
         state, log = jax.lax.scan(one_batch, state, window)
         weights = state.params if spec.log_weights else {}
         return state, (jax.tree.map(lambda x: x.mean(axis=0), log), _evaluate_all(spec, state, lanes, pools, task), weights)
@@ -96,10 +109,12 @@ def _train(
     def finish(carry: tuple[LaneState, Evaluation]) -> tuple[LaneState, Evaluation]:
         state, end = carry
         if n_logged < spec.total_batches:
-            state, _ = jax.lax.scan(one_batch, state, (numbers[n_logged:], order[n_logged:]))
+            rest = jax.tree.map(lambda x: x[n_logged:], (numbers, batches))
+            state, _ = jax.lax.scan(one_batch, state, rest)
             end = _evaluate_all(spec, state, lanes, pools, task)._replace(hidden=end.hidden)
         ended = jax.vmap(_end_task, in_axes=(None, 0, 0, None, 1, 1, None))
-        return ended(spec, state, lanes, pools, images, labels, task), end
+        images = in_pool(data.images) if spec.cumulative else data.images
+        return ended(spec, state, lanes, pools, images, data.labels, task), end
 
     n_logged = spec.n_logs * spec.log_frequency
     per_segment = spec.n_logs // spec.n_segments
@@ -108,7 +123,7 @@ def _train(
         lambda x: jax.lax.dynamic_slice_in_dim(
             x[:n_logged].reshape(spec.n_logs, spec.log_frequency, *x.shape[1:]), segment * per_segment, per_segment
         ),
-        (numbers, order),
+        (numbers, batches),
     )
     state, (train, logged, weights) = jax.lax.scan(one_log, state, windows)
     last = jax.tree.map(lambda x: x[-1], logged)
@@ -128,6 +143,8 @@ def _evaluate_all(spec: Spec, state: LaneState, lanes: Lane, pools: Pools, task:
 
 
 def _begin_task(spec: Spec, state: LaneState, lane: Lane, pools: Pools, task: Array) -> LaneState:
+    if state.watch is not None:
+        return state._replace(watch=state.watch._replace(steps=jnp.zeros_like(state.watch.steps)))
     ctx = context(spec, state, lane, pools, Clock(task, jnp.int32(0), jnp.int32(1)), Purpose.BOUNDARY)
     key, _ = jax.random.split(ctx.key)
     strategy, params = spec.chained_strategy.begin_task(state.strategy, state.params, ctx._replace(key=key))
@@ -137,7 +154,12 @@ def _begin_task(spec: Spec, state: LaneState, lane: Lane, pools: Pools, task: Ar
 
 
 def _end_task(spec: Spec, state: LaneState, lane: Lane, pools: Pools, images: Array, labels: Array, task: Array) -> LaneState:
+    if state.watch is not None:
+        return state
     ctx = context(spec, state, lane, pools, Clock(task, jnp.int32(0), jnp.int32(1)), Purpose.BOUNDARY)
+    part = without_unfrozen(state.strategy)
+    told = spec.chained_strategy.boundary(part, part, state.params, ctx._replace(key=jax.random.fold_in(ctx.key, 2)))
     _, key = jax.random.split(ctx.key)
-    strategy = spec.chained_strategy.end_task(state.strategy, state.params, TaskData(images, labels), ctx._replace(key=key))
+    strategy = with_unfrozen(told, state.strategy)
+    strategy = spec.chained_strategy.end_task(strategy, state.params, TaskData(images, labels), ctx._replace(key=key))
     return state._replace(strategy=jax.tree.map(lambda old, new: jnp.where(state.diverged, old, new), state.strategy, strategy))

@@ -13,6 +13,7 @@ import numpy as np
 
 from clray.config import Experiment
 from clray.data.cache import Dataset
+from clray.data.order import batch_order
 from clray.data.sequence import number_outputs
 from clray.data.sizes import class_sizes, static_sizes
 from clray.data.transforms import draw_transforms
@@ -104,6 +105,28 @@ class TaskLoader:
         tasks = np.full(self.n_train, task)
         columns = [self._locate(position, tasks, self._own_samples(task, position)) for position in range(len(self._repeats))]
         return _stacked(columns)
+
+    def cumulative_rows(self, task: int, batch_size: int, total_batches: int) -> TaskRows:
+        """The batches of a task that are drawn from all data of the tasks up to it.
+
+        Per repeat: epoch after epoch a new permutation of the union, whose last partial batch is dropped, until there are as many
+        batches as a task has. Task 0 is that of plain training. A task that is smaller than N enters as it is.
+
+        Returns:
+            Rows (total batches * B, R), batch after batch.
+        """
+        columns = []
+        for position, repeat in enumerate(self._repeats):
+            ends = self._ends[: task + 1, position, -1].cumsum()  # of the tasks' own samples among those of all
+            n_union = max(int(ends[-1]), batch_size)
+            numbers = batch_order(self._seed, repeat, task, n_union, batch_size, total_batches).ravel() % ends[-1]
+            tasks = np.searchsorted(ends, numbers, side="right")
+            columns.append(self._locate(position, tasks, numbers - np.concatenate([[0], ends])[tasks]))
+        return _stacked(columns)
+
+    def cumulative_images(self, task: int, batch_size: int, total_batches: int) -> TaskArrays:
+        """The images at ``cumulative_rows``: a copy for every visit."""
+        return self._gather(self.cumulative_rows(task, batch_size, total_batches))
 
     def joint_segment(self, segment: int, rows: int) -> TaskArrays:
         """Piece ``segment`` of the shuffled mixture of all tasks.

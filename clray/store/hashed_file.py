@@ -149,7 +149,7 @@ def _buffers() -> tuple[mmap.mmap, mmap.mmap]:
     """Page-aligned memory, kept for the next file of this thread: touching fresh memory costs as much as filling it."""
     if not hasattr(_of_thread, "buffers"):
         _of_thread.buffers = mmap.mmap(-1, BUFFER_BYTES), mmap.mmap(-1, BUFFER_BYTES)
-    return _of_thread.buffers  # type: ignore[no-any-return]
+    return _of_thread.buffers
 
 
 def _set_direct(fd: int, on: bool) -> bool:

@@ -16,6 +16,7 @@ METRICS = "metrics.parquet"
 END = "end.parquet"
 TRAIN = "train.parquet"
 EXPERT = "expert.parquet"
+BOUNDARIES = "boundaries.parquet"
 REPRESENTATIONS = "representations.npy"
 STATE = "state.msgpack"
 COMMIT = "COMMIT.json"
@@ -35,8 +36,16 @@ TRAIN_SCHEMA = pa.schema([("step", pa.int32()), ("repeat", pa.int16()), ("accura
 """L*R rows in (L, R) order: training batches of each log window."""
 EXPERT_SCHEMA = METRICS_SCHEMA
 """L*R rows; ``eval_task`` is the task itself."""
+BOUNDARIES_SCHEMA = pa.schema([("step", pa.int32()), ("repeat", pa.int16())])
+"""A row a boundary that was detected, in the order of steps."""
 
-SCHEMAS: dict[str, pa.Schema] = {METRICS: METRICS_SCHEMA, END: END_SCHEMA, TRAIN: TRAIN_SCHEMA, EXPERT: EXPERT_SCHEMA}
+SCHEMAS: dict[str, pa.Schema] = {
+    METRICS: METRICS_SCHEMA,
+    END: END_SCHEMA,
+    TRAIN: TRAIN_SCHEMA,
+    EXPERT: EXPERT_SCHEMA,
+    BOUNDARIES: BOUNDARIES_SCHEMA,
+}
 
 TRIALS_SCHEMA = pa.schema(
     [

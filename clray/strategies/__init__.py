@@ -12,5 +12,6 @@ TABLE: dict[str, tuple[str, str]] = {
     "der++": ("clray.strategies.der:DERPlusPlus", "dark experience replay with logits and labels"),
     "agem": ("clray.strategies.agem:AGEM", "gradient projected so that the mean loss on a memory does not rise"),
     "gem": ("clray.strategies.gem:GEM", "gradient projected so that the loss of no earlier task rises"),
+    "cumulative": ("clray.strategies.cumulative:Cumulative", "every batch from all data of the tasks so far: an upper bound"),
     "shrink_perturb": ("clray.strategies.shrink_perturb:ShrinkPerturb", "weights shrunk and perturbed before every task"),
 }

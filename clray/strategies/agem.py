@@ -9,7 +9,7 @@ are drawn with replacement, and their gradient is taken in evaluation mode. Cost
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,12 @@ from clray.types import Array, Batch, Params
 class AGEM(StrategyOptions):
     """Options of A-GEM."""
 
+    keeps_samples: ClassVar[bool] = True
     memory_size: Count = Field(200, description="samples in the memory, split evenly between the tasks of the sequence")
     reference_batch: Count | None = Field(None, description="samples of the reference gradient; default training.batch_size")
+
+    def needs_boundaries(self) -> str | None:
+        return "its memory is filled from the data of a task when it ends"
 
     def misfit(self, sizes: Any) -> str | None:
         if not sizes.n_tasks <= self.memory_size <= sizes.n_tasks * sizes.n_train:

@@ -10,7 +10,12 @@ changes. In the order in which the core calls them:
 ``penalty``      inside the differentiated loss; its value is added to the mean cross-entropy
 ``gradient``     after the gradient, before the optimizer
 ``after_step``   after the parameters moved
+``boundary``     when a task ended, before ``end_task``: all that can be done without its data
 ``end_task``     after the last batch of every task, with all of the task's training data
+
+With ``training.boundaries: detected`` nobody knows where tasks end. Then ``begin_task`` and ``end_task`` are never called, and
+``boundary`` when the training accuracy fell: at the end of the window in which it did, with the weights and the state that
+were there at its beginning. A strategy whose options say that it needs no given boundaries must do with that.
 
 Rows that ``batch`` appends come after the B rows of the task, which stay first: training accuracy is counted on those.
 ``batch`` sees images in the source's dtype, as they are stored; they are scaled after it, old and new rows alike, and every
@@ -31,10 +36,28 @@ class Unfrozen(NamedTuple):
     """A part of a state that goes on changing in a lane that has diverged, where nobody looks at it any more.
 
     All else is frozen at the last finite step by choosing between old and new in every batch, which copies it. This spares
-    the large arrays of a replay buffer that copy.
+    the large arrays of a replay buffer that copy. The hook ``boundary`` does not see it: its ``value`` is an empty tuple there.
     """
 
     value: Any
+
+
+def _is_unfrozen(node: Any) -> bool:
+    return isinstance(node, Unfrozen)
+
+
+def without_unfrozen(state: StrategyState) -> StrategyState:
+    """What ``boundary`` sees of a state: parts that are ``Unfrozen`` are empty."""
+    import jax
+
+    return jax.tree.map(lambda node: Unfrozen(()) if _is_unfrozen(node) else node, state, is_leaf=_is_unfrozen)
+
+
+def with_unfrozen(part: StrategyState, whole: StrategyState) -> StrategyState:
+    """The inverse of ``without_unfrozen``: takes from ``whole`` what is empty in ``part``."""
+    import jax
+
+    return jax.tree.map(lambda own, node: node if _is_unfrozen(node) else own, part, whole, is_leaf=_is_unfrozen)
 
 
 class StaticSizes(NamedTuple):
@@ -71,7 +94,8 @@ class Context(NamedTuple):
 
     Attributes:
         hyper: the strategy's own traced options, by field name, scalars.
-        task: number of the task, int32 scalar, the same in all lanes.
+        task: number of the task, int32 scalar, the same in all lanes; with ``boundaries: detected`` how many boundaries were found
+            so far in this lane.
         batch: number of the batch within the task, from 0, int32 scalar (0 in hooks called once a task).
         key: random key for this call of this hook of this strategy. Consume it once; split it for more.
         forward: ``(params, images [B, ...]) -> (logits [B, O], hidden [B, H])`` in evaluation mode, scaled images.
@@ -140,6 +164,11 @@ def _after_step(state: StrategyState, step: Step, ctx: Context) -> StrategyState
     return state
 
 
+def _boundary(state: StrategyState, before: StrategyState, params: Params, ctx: Context) -> StrategyState:
+    del before, params, ctx
+    return state
+
+
 def _end_task(state: StrategyState, params: Params, data: TaskData, ctx: Context) -> StrategyState:
     del params, data, ctx
     return state
@@ -149,6 +178,8 @@ class Strategy(NamedTuple):
     """Pure functions of one lane; see the module's docstring for when each is called.
 
     ``penalty`` is added to the mean cross-entropy of the batch; ``gradient`` returns the gradient the optimizer gets.
+    ``boundary`` gets the state of now, and the state and the parameters with which the task ended: those of now, or with
+    ``boundaries: detected`` those of a few batches ago.
     States are pytrees of arrays whose structure, shapes and dtypes never change.
     """
 
@@ -158,6 +189,7 @@ class Strategy(NamedTuple):
     penalty: Callable[[StrategyState, Params, Array, Batch, Context], Array | float] = _penalty
     gradient: Callable[[StrategyState, Params, Params, Batch, Context], Params] = _gradient
     after_step: Callable[[StrategyState, Step, Context], StrategyState] = _after_step
+    boundary: Callable[[StrategyState, StrategyState, Params, Context], StrategyState] = _boundary
     end_task: Callable[[StrategyState, Params, TaskData, Context], StrategyState] = _end_task
 
 
@@ -208,9 +240,13 @@ def chain(strategies: Sequence[Strategy]) -> Strategy:
             strategy.after_step(state, step, each(ctx, i)) for i, (strategy, state) in enumerate(zip(strategies, states, strict=True))
         )
 
+    def boundary(states: StrategyState, before: StrategyState, params: Params, ctx: Context) -> StrategyState:
+        each_state = enumerate(zip(strategies, states, before, strict=True))
+        return tuple(strategy.boundary(state, earlier, params, each(ctx, i)) for i, (strategy, state, earlier) in each_state)
+
     def end_task(states: StrategyState, params: Params, data: TaskData, ctx: Context) -> StrategyState:
         return tuple(
             strategy.end_task(state, params, data, each(ctx, i)) for i, (strategy, state) in enumerate(zip(strategies, states, strict=True))
         )
 
-    return Strategy(init, begin_task, batch, penalty, gradient, after_step, end_task)
+    return Strategy(init, begin_task, batch, penalty, gradient, after_step, boundary, end_task)

@@ -10,7 +10,7 @@ much as one with B + replay_batch rows.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from pydantic import Field
@@ -26,9 +26,13 @@ from clray.types import Batch, Params
 class Remembering(StrategyOptions):
     """Options of a strategy with a replay buffer."""
 
+    keeps_samples: ClassVar[bool] = True
     memory_size: Count = Field(200, description="samples in the memory, of all tasks together")
     replay_batch: Count | None = Field(None, description="replayed samples a batch; default training.batch_size")
     selection: Kind = "reservoir"
+
+    def needs_boundaries(self) -> str | None:
+        return "selection: ring has a part of the memory for every class of every task" if self.selection == "ring" else None
 
     def misfit(self, sizes: Any) -> str | None:
         stream, n_classes = sizes.n_tasks * sizes.n_train, sizes.n_labels

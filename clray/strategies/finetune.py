@@ -9,5 +9,8 @@ from clray.strategies.base import Strategy
 class Finetune(StrategyOptions):
     """No options."""
 
+    def needs_boundaries(self) -> str | None:
+        return None
+
     def build(self) -> Strategy:
         return Strategy()

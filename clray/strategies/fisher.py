@@ -25,6 +25,26 @@ from clray.types import Array, Params
 Kind = Literal["exact", "argmax", "empirical", "sampled"]
 
 
+def fisher_of_batch(params: Params, images: Array, labels: Array, ctx: Context) -> Params:
+    """An unbiased estimate of the diagonal over a batch, from one gradient: B (d mean_x log p(y | x) / d theta_i)^2 with y ~ p.
+
+    Labels are drawn from the network's own p, so the gradients of different samples are uncorrelated and of mean 0: the products
+    of different samples cancel on average (Liu et al. 2023, arXiv 2305.14342, section 2.3, "Gauss-Newton-Bartlett").
+
+    Args:
+        images: [B, ...], scaled.
+        labels: [B]; only which outputs a sample is classified among is taken from them.
+    """
+
+    def mean_log_probability(params: Params) -> Array:
+        log_p = jax.nn.log_softmax(among(ctx.forward(params, images)[0], ctx.choices(labels)))
+        drawn = jax.random.categorical(ctx.key, jax.lax.stop_gradient(log_p))
+        return jnp.take_along_axis(log_p, drawn[:, None], axis=1).mean()
+
+    gradient = jax.grad(mean_log_probability)(params)
+    return {path: images.shape[0] * leaf**2 for path, leaf in gradient.items()}
+
+
 def fisher_diagonal(params: Params, data: TaskData, kind: Kind, n_samples: int | None, ctx: Context) -> Params:
     """The diagonal, shaped like ``params``.
 

@@ -12,7 +12,7 @@ Costs: a gradient on ``memory_size`` samples for every earlier task in every bat
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,12 @@ from clray.types import Array, Batch, Params
 class GEM(StrategyOptions):
     """Options of GEM."""
 
+    keeps_samples: ClassVar[bool] = True
     memory_size: Count = Field(32, description="samples of each task")
     margin: Annotated[float, Field(ge=0.0), Traced()] = Field(0.5, description="least weight of an earlier task in a changed gradient")
+
+    def needs_boundaries(self) -> str | None:
+        return "its memory is filled from the data of a task when it ends"
 
     def misfit(self, sizes: Any) -> str | None:
         if self.memory_size > sizes.n_train:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
+from clray.strategies.base import Context, StaticSizes, Strategy
 from clray.strategies.quadratic import Importance, Regulariser
 from clray.types import Array, Batch, Params
 
@@ -20,8 +20,11 @@ class L2(Regulariser):
 
     importance: Importance = 0.1
 
+    def needs_boundaries(self) -> str | None:
+        return None
+
     def build(self) -> Strategy:
-        return Strategy(init=init, penalty=penalty, end_task=end_task)
+        return Strategy(init=init, penalty=penalty, boundary=boundary)
 
 
 class State(NamedTuple):
@@ -40,6 +43,6 @@ def penalty(state: State, params: Params, logits: Array, batch: Batch, ctx: Cont
     return 0.5 * ctx.hyper["importance"] * state.learnt * distance
 
 
-def end_task(state: State, params: Params, data: TaskData, ctx: Context) -> State:
-    del state, data, ctx
+def boundary(state: State, before: State, params: Params, ctx: Context) -> State:
+    del state, before, ctx
     return State(params, jnp.float32(1.0))

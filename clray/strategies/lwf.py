@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from clray.config import Traced
-from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
+from clray.strategies.base import Context, StaticSizes, Strategy
 from clray.strategies.choices import among
 from clray.strategies.weighting import Weighted, share_of_past
 from clray.types import Array, Batch, Params
@@ -33,6 +33,9 @@ class LwF(Weighted):
     """Options of learning without forgetting."""
 
     temperature: Annotated[float, Field(gt=0.0), Traced()] = 2.0
+
+    def needs_boundaries(self) -> str | None:
+        return None
 
     def build(self) -> Strategy:
         def penalty(state: State, params: Params, logits: Array, batch: Batch, ctx: Context) -> Array:
@@ -49,7 +52,7 @@ class LwF(Weighted):
             own, taught = among(logits[:n_rows], ctx.choices(labels)), among(taught, ctx.choices(labels, jnp.maximum(ctx.task - 1, 0)))
             return share * (distillation(own, taught, temperature) - current)
 
-        return Strategy(init=init, penalty=penalty, end_task=end_task)
+        return Strategy(init=init, penalty=penalty, boundary=boundary)
 
 
 class State(NamedTuple):
@@ -78,6 +81,6 @@ def init(params: Params, sizes: StaticSizes) -> State:
     return State(params, jnp.float32(0.0))
 
 
-def end_task(state: State, params: Params, data: TaskData, ctx: Context) -> State:
-    del state, data, ctx
+def boundary(state: State, before: State, params: Params, ctx: Context) -> State:
+    del state, before, ctx
     return State(params, jnp.float32(1.0))

@@ -28,6 +28,9 @@ class MAS(Regulariser):
     importance: Importance = 0.1
     sample_size: Count | None = Field(None, description="samples a task that Omega is averaged over; default all")
 
+    def needs_boundaries(self) -> str | None:
+        return "its importances are taken over the data of a task when it ends"
+
     def misfit(self, sizes: Any) -> str | None:
         if self.sample_size is not None and self.sample_size > sizes.n_train:
             return f"sample_size: {self.sample_size} is more than the {sizes.n_train} training samples of a task"

@@ -25,6 +25,9 @@ class ShrinkPerturb(StrategyOptions):
     shrink: Annotated[float, Field(ge=0.0, le=1.0), Traced()] = 0.6
     noise: Annotated[float, Field(ge=0.0), Traced()] = Field(0.01, description="standard deviation of what is added")
 
+    def needs_boundaries(self) -> str | None:
+        return "it changes the weights at every boundary, so that a false alarm would cost what was learnt"
+
     def build(self) -> Strategy:
         return Strategy(begin_task=begin_task)
 

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from clray.config import Traced
-from clray.strategies.base import Context, StaticSizes, Step, Strategy, TaskData
+from clray.strategies.base import Context, StaticSizes, Step, Strategy
 from clray.strategies.quadratic import Importance, Regulariser, quadratic, zeros
 from clray.types import Array, Batch, Params
 
@@ -29,6 +29,9 @@ class SI(Regulariser):
     xi: Annotated[float, Field(gt=0.0), Traced()] = Field(0.1, description="damping of the division by a small path")
     path: Literal["task", "total"] = Field("task", description="gradient along the path: of the task's loss, or with the penalty")
 
+    def needs_boundaries(self) -> str | None:
+        return None
+
     def build(self) -> Strategy:
         def after_step(state: State, step: Step, ctx: Context) -> State:
             path = {}
@@ -39,7 +42,7 @@ class SI(Regulariser):
                 path[name] = state.path[name] - gradient * (step.after[name] - step.before[name])
             return state._replace(path=path)
 
-        return Strategy(init=init, penalty=penalty, after_step=after_step, end_task=end_task)
+        return Strategy(init=init, penalty=penalty, after_step=after_step, boundary=boundary)
 
 
 class State(NamedTuple):
@@ -58,8 +61,8 @@ def penalty(state: State, params: Params, logits: Array, batch: Batch, ctx: Cont
     return ctx.hyper["importance"] * quadratic(params, state.anchor, state.omega)
 
 
-def end_task(state: State, params: Params, data: TaskData, ctx: Context) -> State:
-    del data
-    away = {name: params[name] - state.anchor[name] for name in params}
-    omega = {name: leaf + state.path[name] / (away[name] ** 2 + ctx.hyper["xi"]) for name, leaf in state.omega.items()}
-    return State(omega, params, zeros(params))
+def boundary(state: State, before: State, params: Params, ctx: Context) -> State:
+    away = {name: params[name] - before.anchor[name] for name in params}
+    omega = {name: leaf + before.path[name] / (away[name] ** 2 + ctx.hyper["xi"]) for name, leaf in before.omega.items()}
+    # What was walked since the task ended belongs to the next one.
+    return State(omega, params, {name: leaf - before.path[name] for name, leaf in state.path.items()})

@@ -45,7 +45,7 @@ class Diary(StrategyOptions):
     def build(self) -> Strategy:
         def init(params: Params, sizes: StaticSizes) -> dict[str, Array]:
             del params, sizes
-            counters = {name: jnp.int32(0) for name in ("begun", "batches", "stepped", "ended", "out_of_turn", "wrong_rows")}
+            counters = {name: jnp.int32(0) for name in ("begun", "batches", "stepped", "told", "ended", "out_of_turn", "wrong_rows")}
             return {**counters, "last_task": jnp.int32(-1), "key": jnp.zeros(2, jnp.uint32), "repeated_keys": jnp.int32(0)}
 
         def note(state: Any, ctx: Context, name: str, wrong: Any = False) -> Any:
@@ -67,16 +67,20 @@ class Diary(StrategyOptions):
                 state, ctx, "stepped", ~moved | (step.logits.shape[0] != step.batch.labels.shape[0]) | (ctx.task != state["last_task"])
             )
 
+        def boundary(state: Any, before: Any, params: Params, ctx: Context) -> Any:
+            same = jnp.stack([before[name] == state[name] for name in ("batches", "stepped", "ended")]).all()
+            return note(state, ctx, "told", ~same | (ctx.task != state["last_task"]) | (state["told"] != state["ended"]))
+
         def end_task(state: Any, params: Params, data: TaskData, ctx: Context) -> Any:
             halves = data.labels.reshape(2, -1)
             seen = ctx.scale(data.images)
             wrong_rows = jnp.any(halves != jnp.arange(2)[:, None]) | (seen.max() > 1.0) | (seen.min() < 0.0) | (seen.max() == 0.0)
             logits, hidden = ctx.forward(params, seen)
             wrong_rows |= (logits.shape != (len(seen), 2)) | (hidden.shape[0] != len(seen))
-            ended = note(state, ctx, "ended", ctx.task != state["last_task"])
+            ended = note(state, ctx, "ended", (ctx.task != state["last_task"]) | (state["told"] != state["ended"] + 1))
             return ended | {"wrong_rows": state["wrong_rows"] + wrong_rows.astype(jnp.int32)}
 
-        return Strategy(init=init, begin_task=begin_task, batch=batch, after_step=after_step, end_task=end_task)
+        return Strategy(init=init, begin_task=begin_task, batch=batch, after_step=after_step, boundary=boundary, end_task=end_task)
 
 
 class Shrink(StrategyOptions):

@@ -68,6 +68,7 @@ def test_hooks_are_called_in_turn_once_a_batch_or_once_a_task_each_time_with_ano
         "begun": [3] * 4,
         "batches": [45] * 4,
         "stepped": [45] * 4,
+        "told": [3] * 4,
         "ended": [3] * 4,
         "last_task": [2] * 4,
         "out_of_turn": [0] * 4,

@@ -74,7 +74,7 @@ class OneTrial:
 
     def data(self, task: int) -> TaskArrays:
         """Host arrays of a task, a row a repeat."""
-        return self.draw.task(task, pixels=True)
+        return self.draw.task(task, pixels=self.pack.pixels)
 
     def lanes(self, **traced: Any) -> Lane:
         """Its lanes as host arrays; ``traced`` replaces options of the optimizer, one value a lane."""

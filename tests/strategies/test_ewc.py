@@ -27,6 +27,7 @@ def learnt(strategy: Strategy, **hyper: float) -> Any:
 
     @jax.jit
     def learn(state: Any, after: Any, data: Any, task: Any) -> Any:
+        state = strategy.boundary(state, state, after, context(task, **hyper))
         return strategy.end_task(state, after, data, context(task, **hyper))
 
     state = strategy.init(AFTER[0], SIZES)
@@ -76,7 +77,8 @@ def test_online_ewc_decays_older_tasks_and_stays_near_the_latest(gamma: float) -
     away = vector(HERE) - vector(AFTER[2])
     fisher = gamma**2 * fisher_of(0) + gamma * fisher_of(1) + fisher_of(2)
     found = penalty_of(strategy, learnt(strategy, gamma=gamma), importance=7.0, gamma=gamma)
-    assert_penalty(found, 0.5 * 7.0 * (fisher * away**2).sum(), 7.0 * fisher * away)
+    strength = 7.0 * gamma  # of the latest task too: eq. 9 of the paper
+    assert_penalty(found, 0.5 * strength * (fisher * away**2).sum(), strength * fisher * away)
 
 
 def test_parameters_without_importance_are_free() -> None:
@@ -103,6 +105,6 @@ def test_l2_stays_near_the_latest_weights() -> None:
 @pytest.mark.parametrize("options", [ewc.EWC(name="ewc"), ewc.EWC(name="ewc", mode="online"), mas.MAS(name="mas"), l2.L2(name="l2")])
 def test_there_is_no_penalty_in_the_first_task(options: Any) -> None:
     strategy = options.build()
-    found, gradient = penalty_of(strategy, strategy.init(AFTER[0], SIZES), importance=5.0)
+    found, gradient = penalty_of(strategy, strategy.init(AFTER[0], SIZES), importance=5.0, gamma=1.0)
     assert found == 0.0
     assert not gradient.any()

@@ -24,7 +24,7 @@ NO_STRENGTH: dict[str, list[dict[str, Any]]] = {
     "der++": [{}],
     "shrink_perturb": [{}],
 }
-WITHOUT_STRENGTHS = {"finetune", "agem", "gem"}
+WITHOUT_STRENGTHS = {"finetune", "cumulative", "agem", "gem"}
 ZERO = {"importance": 0.0, "alpha": 0.0, "beta": 0.0, "shrink": 1.0, "noise": 0.0}
 CASES = [(name, options) for name, cases in NO_STRENGTH.items() for options in cases]
 ROUNDING = 2e-5
@@ -101,7 +101,7 @@ def test_gem_of_a_single_task_is_plain_training(tmp_path: Path) -> None:
     np.testing.assert_allclose(*ends, rtol=ROUNDING)
 
 
-def test_replay_of_everything_comes_near_to_joint_training(tmp_path: Path) -> None:
+def test_replay_of_everything_comes_near_to_joint_and_to_cumulative_training(tmp_path: Path) -> None:
     """Memory for the whole sequence, every task so far weighed the same: what is left is that later tasks come later."""
     experiment = tiny(
         n_repeats=4,
@@ -118,5 +118,8 @@ def test_replay_of_everything_comes_near_to_joint_training(tmp_path: Path) -> No
     joint = float(table(trial.folder / "joint", "end.parquet")["accuracy"].mean())
     (plain,) = prepare({**experiment, "strategy": {"name": "finetune"}, "baselines": []}, folder=tmp_path / "plain")
     forgotten = plain.run()["metrics"]["acc"]["mean"]
+    (everything,) = prepare({**experiment, "strategy": {"name": "cumulative"}, "baselines": []}, folder=tmp_path / "cumulative")
+    cumulative = everything.run()["metrics"]["acc"]["mean"]
     assert joint - 0.02 <= replayed <= joint + 0.02
+    assert cumulative - 0.02 <= replayed <= cumulative + 0.02
     assert forgotten < joint - 0.08

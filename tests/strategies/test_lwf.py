@@ -32,7 +32,7 @@ BATCH = Batch(scale(DATA.images), DATA.labels, jnp.ones(SIZES.batch_size))
 
 def after_first_task(options: LwF) -> Any:
     strategy = options.build()
-    return strategy, strategy.end_task(strategy.init(STUDENT, SIZES), TEACHER, DATA, context())
+    return strategy, strategy.boundary(strategy.init(STUDENT, SIZES), None, TEACHER, context())
 
 
 def loss_of(strategy: Any, state: Any, task: int, batch: Batch = BATCH, **hyper: float) -> tuple[float, Any]:

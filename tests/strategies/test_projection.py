@@ -62,6 +62,21 @@ def test_gem_finds_the_nearest_gradient_of_the_cone(n_tasks: int, margin: float)
     assert n_changed > 10, "hardly anything was to be projected"
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_gem_agrees_with_a_solver_of_quadratic_programs_on_the_program_of_the_paper(margin: float) -> None:
+    """Equation 11: min 1/2 v' G G' v + g' G' v with v >= margin."""
+    quadprog = pytest.importorskip("quadprog")
+    solve = jax.jit(lambda rows, gradient: multipliers(rows @ rows.T, rows @ gradient, jnp.float32(margin)))
+    for seed in range(20):
+        rows, gradient = problem(4, 0.5, seed)
+        norms = np.linalg.norm(rows.astype(np.float64), axis=1)  # they differ by orders of magnitude, which quadprog does not bear
+        units = rows.astype(np.float64) / norms[:, None]
+        expected = quadprog.solve_qp(units @ units.T, -(units @ gradient), np.eye(4), margin * norms)[0] / norms
+        found = np.asarray(solve(rows, gradient), np.float64)
+        x, wanted = found @ rows + gradient, expected @ rows + gradient
+        assert np.linalg.norm(x - wanted) <= 3e-4 * np.linalg.norm(wanted)
+
+
 def test_gem_takes_the_same_gradient_twice_and_tasks_that_are_not_there() -> None:
     rows, gradient = problem(2, 0.0, 1)
     gradient = gradient - rows[0] / np.linalg.norm(rows[0]) * 3
