@@ -80,12 +80,13 @@ class WandBRun:
 
 def next_step_offline(folder: Path, run_id: str) -> int:
     """The step after the last one that the offline runs of one id hold; 0 where there are none."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2
     step = -1
     for file in folder.glob(f"offline-run-*-{run_id}/*.wandb"):
         for data in log_records(file.read_bytes()):
-            record = Record()
+            record = messages.Record()
             with contextlib.suppress(Exception):  # the last record of a process that was killed
                 record.ParseFromString(data)
             if record.HasField("history"):
