@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,12 +20,17 @@ from clray.metrics.accuracy import mean_and_sem, summary
 from clray.store import layout as names
 from clray.store.checkpoint import CorruptStateError, pack_state, unpack_state
 from clray.store.commit import Commit, DamagedError
-from clray.store.filesystem import Storage
+from clray.store.filesystem import Storage, hide_credentials
 from clray.store.layout import SweepLayout, TrialLayout
 from clray.store.reader import read_commit, read_file, read_table, verify
+from clray.store.result import write_result
 from clray.store.upkeep import discard_uncommitted, prune_state, set_aside
 from clray.store.writer import FolderCommit, npy_bytes, write_once
 from clray.types import HostArray
+
+_READ_AGAIN = frozenset({names.END, names.EXPERT})
+"""Files of committed tasks that the final metrics are made from. Their content is checked before a trial goes on; of other
+files, existence and size."""
 
 
 def trial_log(trial_id: str) -> logging.Logger:
@@ -118,6 +123,8 @@ class TrialFolders:
         self.trial = SweepLayout().trial(trial_id)
         self.config_hash = ""
         self.log = trial_log(trial_id)
+        self.on_damage: Callable[[str], None] = lambda text: None
+        """Called with a sentence when damage is found: it is loud, beside the trial's own log."""
 
     def begin(
         self,
@@ -150,12 +157,12 @@ class TrialFolders:
         """
         try:
             commit = read_commit(self.storage, self.trial, folder)
-            problems = verify(self.storage, self.trial, commit, checksums=False) if commit else []
+            problems = verify(self.storage, self.trial, commit, checksums=_READ_AGAIN) if commit else []
         except DamagedError as error:
             commit, problems = None, [str(error)]
         if problems:
             aside = set_aside(self.storage, self.trial, folder)
-            self.log.warning("%s is damaged and was set aside as %s; it is run again: %s", folder, aside, "; ".join(problems))
+            self._warn(f"{folder} is damaged and was set aside as {aside}; it is run again: {'; '.join(problems)}")
             return None
         if commit and commit.config != self.config_hash:
             raise OutputError(
@@ -182,12 +189,24 @@ class TrialFolders:
                 continue  # state is kept for the last two tasks only
             try:
                 state = unpack_state(read_file(self.storage, commit, names.STATE))
-                return task, {path: np.asarray(leaf) for path, leaf in state.items()}, done
             except (DamagedError, CorruptStateError, KeyError) as error:
                 aside = set_aside(self.storage, self.trial, folder)
                 done -= {folder}
-                self.log.warning("the state after %s is damaged, the folder was set aside as %s: %s", folder, aside, error)
+                self._warn(f"the state after {folder} is damaged, and the folder was set aside as {aside}; it is run again: {error}")
+                continue
+            self._say_how_far_back(task, missing)
+            return task, {path: np.asarray(leaf) for path, leaf in state.items()}, done
+        self._say_how_far_back(0, missing)
         return 0, None, done
+
+    def _say_how_far_back(self, task: int, missing: int) -> None:
+        if task < missing:
+            start = f"after task {task - 1}" if task else "from the first task"
+            self._warn(f"there is no intact state before task {missing} (states are kept for the last two tasks): training starts {start}")
+
+    def _warn(self, text: str) -> None:
+        self.log.warning("%s", text)
+        self.on_damage(text)
 
     @contextlib.contextmanager
     def commit(self, folder: str) -> Iterator[FolderWriter]:
@@ -237,7 +256,7 @@ class TrialFolders:
             "phases": {phase: round(value, 3) for phase, value in phases.items()},
             "config": self.config_hash,
         }
-        self.storage.replace_bytes(self.trial.result, json.dumps(result, indent=1, allow_nan=False).encode())
+        write_result(self.storage, self.trial, result)
         discard_uncommitted(self.storage, self.trial)
         return result
 
@@ -333,11 +352,11 @@ def _json_number(value: float) -> float | None:
 
 def write_attempt(storage: Storage, trial: TrialLayout, number: int, record: Mapping[str, Any]) -> None:
     """attempts/<number>.json: when, where and how an attempt ran."""
-    storage.replace_bytes(trial.attempt(number), json.dumps(record, indent=1).encode())
+    storage.replace_bytes(trial.attempt(number), hide_credentials(json.dumps(record, indent=1)).encode())
 
 
 def append_log(storage: Storage, trial: TrialLayout, text: str, traceback: str | None = None) -> None:
     """Adds an attempt's log to the trial's, and keeps the traceback of its failure."""
-    storage.append_bytes(trial.log, text.encode())
+    storage.append_bytes(trial.log, hide_credentials(text).encode("utf-8", "backslashreplace"))
     if traceback is not None:
-        storage.replace_bytes(trial.traceback, traceback.encode())
+        storage.replace_bytes(trial.traceback, hide_credentials(traceback).encode("utf-8", "backslashreplace"))

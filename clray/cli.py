@@ -17,6 +17,7 @@ from clray.report.commands import register
 from clray.signals import EXIT_CODES, leave, resumable
 
 EXIT_FAILED_TRIALS = 1
+EXIT_DAMAGED = 1
 STARTED = time.perf_counter()
 
 app = typer.Typer(
@@ -129,11 +130,28 @@ def sweep(
 
 
 @app.command()
-def status(folder: Folder) -> None:
+def status(
+    folder: Folder,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every committed file against its checksum; exit code 1 if any is damaged.")
+    ] = False,
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="With --verify: rename what is damaged, so that the sweep's command computes it again.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
     """Show what is done, running, failed and pending in a sweep's folder; from its files alone."""
-    from clray.trials.show_status import print_status
+    if set_aside and not verify:
+        raise UserError("--set-aside renames what --verify finds: give both")
+    if verify:
+        from clray.trials.show_verify import verify_sweep
 
-    print_status(folder)
+        if verify_sweep(folder, as_json, set_aside):
+            raise typer.Exit(EXIT_DAMAGED)
+    else:
+        from clray.trials.show_status import print_status
+
+        print_status(folder, as_json)
 
 
 @data_app.command("prepare")

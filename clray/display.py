@@ -119,6 +119,10 @@ class Display:
     def _on_warning(self, trial_id: str, event: Mapping[str, Any]) -> None:
         self._say(f"{self._clock()} {trial_id} warning: {event['text']}")
 
+    def _on_damaged(self, trial_id: str, event: Mapping[str, Any]) -> None:
+        # With --quiet as well: files that somebody wrote are not what they were.
+        self._console.print(f"{self._clock()} WARNING {trial_id}: {event['text']}", markup=False, highlight=False, soft_wrap=True)
+
     def _on_end(self, trial_id: str, event: Mapping[str, Any]) -> None:
         row = event["row"]
         self._done += 1

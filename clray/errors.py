@@ -42,9 +42,14 @@ class AlreadyCommittedError(Exception):
     """Another attempt committed this folder first; its files stay and ours are dropped."""
 
 
+LONGEST_NAME = 200
+"""Characters that are compared: the comparison takes time with the square."""
+
+
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """The tail of an error message: the nearest valid name, if one is near, and all valid ones."""
     names = sorted(valid)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    guess = f"did you mean {near[0]!r}? " if near else ""
+    by_lower = {name.lower(): name for name in reversed(names)}
+    near = difflib.get_close_matches(given[:LONGEST_NAME].lower(), by_lower, n=1, cutoff=0.6)
+    guess = f"did you mean {by_lower[near[0]]!r}? " if near else ""
     return f"{guess}valid: {', '.join(names) if names else '(none)'}"

@@ -38,7 +38,8 @@ from clray.data.order import task_order
 from clray.data.prefetch import prefetch
 from clray.data.sequence import draw_classes
 from clray.memory import segments_that_fit
-from clray.sizes import Sizes, sizes_of
+from clray.sizes import Sizes, check_host, sizes_of
+from clray.store.layout import task_folder
 from clray.types import HostArray, Purpose
 
 LOG_SHARE = 0.3
@@ -187,6 +188,7 @@ class TrialPack:
         experiment = members[0].experiment
         dataset = open_dataset(experiment.dataset)
         self.sizes = sizes_of(experiment, dataset.info)
+        check_host(self.sizes)
         spec = make_spec(experiment, self.sizes)
         available = log_bytes if log_bytes is not None else int(LOG_SHARE * sum(map(device_bytes, self.devices)))
         segments = segments_that_fit(experiment, self.sizes, len(members), available)
@@ -230,6 +232,7 @@ class TrialPack:
 
     def _begin(self, member: Member) -> None:
         draw = self.draw_of[member.experiment.seed]
+        member.folders.on_damage = lambda text: member.report({"event": "damaged", "text": text})
         member.folders.begin(member.experiment, draw.classes, self.eval_samples, *draw.loader.transforms)
         member.first, member.state, member.done = member.folders.resume_point(self.sizes.n_tasks)
         member.done |= {folder for folder in ("initial", "joint") if member.folders.committed(folder)}
@@ -284,7 +287,8 @@ class _Sequence:
 
     def _train(self, states: Any, first: int) -> None:
         expert = self._expert if "expert" in self.members[0].experiment.baselines else None
-        tasks = range(first, self.sizes.n_tasks)
+        # Where a folder in the middle was lost, what comes after it is there.
+        tasks = range(first, 1 + max(task for task in range(self.sizes.n_tasks) if self._missing(task_folder(task))))
         horizon = self.sizes.n_tasks * self.sizes.total_batches
         pending: Future[None] | None = None
         with ThreadPoolExecutor(1, "clray-flush") as flusher, prefetch(self._build, tasks) as items:

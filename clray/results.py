@@ -19,8 +19,9 @@ from clray.store import layout as names
 from clray.store.commit import Commit
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
-from clray.store.reader import committed_folders, open_array, read_commit, read_table
-from clray.trials.status import TrialStatus, is_alive, read_json, read_status
+from clray.store.reader import NPY_ERRORS, committed_folders, open_array, read_commit, read_table
+from clray.store.result import read_result
+from clray.trials.status import TrialStatus, is_alive, read_status
 from clray.trials.table import read_rows, to_arrow
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class SweepResults:
     def __init__(self, storage: Storage):
         self.storage = storage
         self.layout = SweepLayout()
+        storage.check_reachable()
         if not storage.exists(self.layout.sweep):
             raise OutputError(f"{storage.display}: no sweep here (no sweep.yaml). Give the folder of one sweep, such as results/quickstart")
 
@@ -68,7 +70,7 @@ class SweepResults:
         return TrialResults(self.storage, found[0])
 
     def __repr__(self) -> str:
-        return f"<sweep {self.storage.display}: {len(self.trial_ids)} trials>"
+        return f"<sweep {self.storage.display}>"
 
 
 class TrialResults:
@@ -91,8 +93,12 @@ class TrialResults:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """RESULT.json, None before the trial is complete."""
-        return read_json(self.storage, self._trial.result)
+        """RESULT.json, None before the trial is complete.
+
+        Raises:
+            DamagedError: it is not what was written.
+        """
+        return read_result(self.storage, self._trial)
 
     @property
     def tasks(self) -> list[int]:
@@ -151,8 +157,8 @@ class TrialResults:
     def accuracy_matrix(self) -> np.ndarray:
         """float32 (T, E, R): accuracy on each evaluated task after the last batch of each committed task."""
         shape = (len(self.experiment.repeat_numbers), len(self.experiment.eval_task_numbers))
-        tables = [self._table(names.task_folder(task), names.END) for task in self.tasks]
-        return np.stack([table["accuracy"].to_numpy().reshape(shape).T for table in tables])
+        tables = [self._table(names.task_folder(task), names.END) for task in self._committed_tasks()]
+        return np.stack([self._shaped(table["accuracy"], shape, names.END).T for table in tables])
 
     def representations(self, task: int | str) -> np.ndarray:
         """float32 (L, R, E, S, H) of one task, or of ``initial`` or ``joint`` (L = 1)."""
@@ -215,8 +221,8 @@ class TrialResults:
         }
         shape = tuple(len(values) for values in axes.values())
         train = self._table(names.task_folder(task), names.TRAIN)
-        data: dict[str, Any] = {name: (tuple(axes), metrics[name].to_numpy().reshape(shape)) for name in ("accuracy", "loss")}
-        data |= {f"train_{name}": (("log", "repeat"), train[name].to_numpy().reshape(shape[:2])) for name in ("accuracy", "loss")}
+        data: dict[str, Any] = {name: (tuple(axes), self._shaped(metrics[name], shape, names.METRICS)) for name in ("accuracy", "loss")}
+        data |= {f"train_{name}": (("log", "repeat"), self._shaped(train[name], shape[:2], names.TRAIN)) for name in ("accuracy", "loss")}
         if experiment.logging.representations == "dense":
             data["representations"] = ((*axes, "sample", "unit"), self.representations(task))
         if experiment.logging.weights:
@@ -228,19 +234,32 @@ class TrialResults:
 
     def _dense(self, column: str) -> np.ndarray:
         experiment = self.experiment
-        tables = [self._table(names.task_folder(task), names.METRICS) for task in self.tasks]
-        if not tables:
+        tables = [self._table(names.task_folder(task), names.METRICS) for task in self._committed_tasks()]
+        shape = (-1, len(experiment.repeat_numbers), len(experiment.eval_task_numbers))
+        arrays = [self._shaped(table[column], shape, names.METRICS) for table in tables]
+        if len({array.shape for array in arrays}) > 1:
+            raise OutputError(f"{self.trial_id}: {names.METRICS} of its tasks differ in length: run 'clray status --verify'")
+        return np.stack(arrays)
+
+    def _committed_tasks(self) -> list[int]:
+        tasks = self.tasks
+        if not tasks:
             raise OutputError(f"{self.trial_id}: no task is committed yet")
-        shape = (len(tables), -1, len(experiment.repeat_numbers), len(experiment.eval_task_numbers))
-        return np.concatenate([table[column].to_numpy() for table in tables]).reshape(shape)
+        return tasks
+
+    def _shaped(self, column: pa.ChunkedArray, shape: tuple[int, ...], name: str) -> np.ndarray:
+        try:
+            return column.to_numpy().reshape(shape)
+        except ValueError:
+            raise OutputError(
+                f"{self.trial_id}: {name} has {len(column)} rows, which is not what config.yaml says: run 'clray status --verify'"
+            ) from None
 
     def _frames(self, name: str) -> pd.DataFrame:
         tables = []
-        for task in self.tasks:
+        for task in self._committed_tasks():
             table = self._table(names.task_folder(task), name)
             tables.append(table.add_column(0, "task", pa.array(np.full(len(table), task, np.int32))))
-        if not tables:
-            raise OutputError(f"{self.trial_id}: no task is committed yet")
         return pa.concat_tables(tables).to_pandas()
 
     def _folder(self, task: int | str) -> str:
@@ -267,9 +286,9 @@ class TrialResults:
 
     def _small(self, path: str) -> np.ndarray:
         try:
-            return np.load(io.BytesIO(self.storage.read_bytes(path)), allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError) as error:
+            return np.lib.format.read_array(io.BytesIO(self.storage.read_bytes(path)), allow_pickle=False)
+        except NPY_ERRORS as error:
             raise UserError(f"{self.storage.shown(path)} is missing or damaged ({error})") from None
 
     def __repr__(self) -> str:
-        return f"<trial {self.trial_id}: {len(self.tasks)} tasks committed>"
+        return f"<trial {self.trial_id} of {self.storage.display}>"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 
 from clray.config import Experiment
 from clray.data.sequence import check_classes, count_outputs
 from clray.data.sizes import static_sizes
 from clray.data.source import DatasetInfo
-from clray.errors import ConfigError
+from clray.errors import ConfigError, ResourceError
 
 MOST_TASKS = 100_000  # a folder each, and all (T, R, C) classes are drawn before the first
 MOST_OUTPUTS = 65_536  # T*C of them where every task has a head of its own
@@ -143,3 +145,31 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
         if reason := options.misfit(sizes):
             raise ConfigError(f"strategy.{f'{position}.' if len(experiment.strategy) > 1 else ''}{reason}")
     return sizes
+
+
+def machine_bytes() -> int:
+    """Physical memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_host(sizes: Sizes) -> None:
+    """Refuses sizes of which one task does not fit into this machine's memory, before anything is drawn or read.
+
+    A lower bound that needs no model: ``clray.memory.estimate`` counts more.
+
+    Raises:
+        ResourceError: with the arithmetic.
+    """
+    order = sizes.n_repeats * sizes.total_batches * sizes.batch_size * 4
+    sample = math.prod(sizes.input_shape) * (1 if sizes.dtype == "uint8" else 4)
+    images = sizes.n_repeats * sizes.n_train * (sample + 4)
+    logs = sizes.n_logs * sizes.n_repeats * (2 * sizes.n_eval_tasks + 2) * 4
+    need, available = 2 * (order + images) + logs, machine_bytes()
+    if need > available:
+        gib = 2**30
+        raise ResourceError(
+            f"training: a task takes at least {need / gib:.1f} GiB of host memory, and this machine has {available / gib:.1f}: twice "
+            f"{images / gib:.1f} for its images and {order / gib:.1f} for the order of {sizes.total_batches} batches (the next task is "
+            f"made ready meanwhile), and {logs / gib:.1f} for accuracy and loss at {sizes.n_logs} log points. Lower training.epochs or "
+            "training.steps, n_repeats or dataset.train_per_class, or raise logging.log_frequency"
+        )

@@ -53,6 +53,7 @@ def sweep(tmp_path: Path) -> Path:
         ("optimizer.learning_rat=0.1", ["--set", "learning_rat", "did you mean 'learning_rate'", "momentum"]),
         ("trainng.epochs=1", ["trainng", "did you mean 'training'"]),
         ("optimizer.name=sdg", ["unknown optimizer 'sdg'", "did you mean 'sgd'", "adamw"]),
+        ("optimizer.name=SGD", ["unknown optimizer 'SGD'", "did you mean 'sgd'"]),
         ("model.name=mlpp", ["unknown model 'mlpp'", "did you mean 'mlp'", "cnn"]),
         ("dataset.name=mnits", ["unknown", "'mnits'", "did you mean 'mnist'", "cifar10"]),
         ("strategy.name=finetun", ["unknown strategy 'finetun'", "finetune"]),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -21,7 +23,7 @@ def open_array(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; a plain array written by numpy.save is needed there") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError, BadZipFile) as error:  # what NumPy raises on junk
         raise DataError(f"{path}: truncated or not a plain .npy array ({error}); write it again with numpy.save") from None
     if not isinstance(array, np.memmap):
         raise DataError(f"{path}: an archive of several arrays; write one plain array with numpy.save")

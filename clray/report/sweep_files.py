@@ -92,6 +92,7 @@ def open_sweep(folder: str) -> SweepFiles:
         OutputError: there is no sweep.
     """
     storage, layout = Storage.of(folder), SweepLayout()
+    storage.check_reachable()
     document = read_plain_yaml(storage, layout.sweep)
     known = {row["trial_id"]: row for row in read_rows(storage, layout)}
     if not document and not known:

@@ -11,7 +11,6 @@ the document without it (``json.dumps`` with sorted keys and no spaces), so a fl
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Any
 from clray.errors import OutputError
 from clray.store.filesystem import join_path
 from clray.store.layout import COMMIT
+from clray.store.sealed import checksum_of
 
 FORMAT = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -100,7 +100,7 @@ class Commit:
             "time": self.time,
             "files": {name: entry.to_json(name) for name, entry in self.files.items()},
         }
-        document["checksum"] = _checksum(document)
+        document["checksum"] = checksum_of(document)
         return json.dumps(document, indent=1).encode() + b"\n"
 
 
@@ -119,7 +119,7 @@ def parse_commit(data: bytes, path: str, shown: str) -> Commit:
     try:
         document = json.loads(data)
         # The checksum comes first in every format, so a flipped bit never reads as a later version.
-        if document.pop("checksum") != _checksum(document):
+        if document.pop("checksum") != checksum_of(document):
             raise ValueError("its checksum is wrong")
         if isinstance(document["format"], int) and document["format"] > FORMAT:
             raise OutputError(f"{shown} was written by a later version of clray (format {document['format']}): update clray")
@@ -163,7 +163,3 @@ def _checked_entry(name: str, entry: dict[str, Any]) -> FileEntry:
         rows=entry.get("rows"),
         transient=entry.get("transient") is True,
     )
-
-
-def _checksum(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -17,7 +17,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from clray.errors import OutputError, did_you_mean
 
@@ -27,6 +26,13 @@ TRASH_PREFIX = ".trash-"
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,254}")
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# Keys of S3 may have a slash in them, and buckets have no port.
+_CREDENTIALS = (
+    (re.compile(r"""(?i)\b((?:s3a?|s3n|gs|gcs|az|abfss?|oss)://)[^\s'"@/:]+:[^\s'"@]*@"""), r"\1"),
+    (re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)[^\s'"/@:]*:[^\s'"/@]*@"""), r"\1"),
+    (re.compile(r"""([A-Za-z][A-Za-z0-9+.-]*://)[^\s'"/@:]+@"""), r"\1"),
+    (re.compile(r"""(?i)([?&][\w.-]*(?:token|secret|passw|key|signature|credential|sig|auth)[\w.-]*=)[^&\s'"]+"""), r"\1***"),
+)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -42,12 +48,17 @@ def join_path(*parts: str) -> str:
     """
     names = [name for part in parts for name in part.split("/")]
     for name in names:
-        if name in (".", "..") or not _NAME.fullmatch(name):
+        if not is_name(name):
             raise OutputError(
                 f"{'/'.join(parts)!r} cannot be a path in the output: {name!r} is not a valid name. Names have 1 to 255 letters, "
                 "digits, '.', '_' or '-', do not begin with '-', and are not '.' or '..'"
             )
     return "/".join(names)
+
+
+def is_name(text: object) -> bool:
+    """Whether a text can be one name of a path; see ``join_path``. Names that were read from files are asked."""
+    return isinstance(text, str) and text not in (".", "..") and bool(_NAME.fullmatch(text))
 
 
 def output_error(error: BaseException, action: str, where: str | os.PathLike[str]) -> OutputError:
@@ -65,8 +76,11 @@ def output_error(error: BaseException, action: str, where: str | os.PathLike[str
             "some space and run the same command again, which resumes from the last commit, or choose another --output"
         )
     if isinstance(error, PermissionError) or number in _NOT_ALLOWED:
-        return OutputError(f"cannot {action} {where}: not allowed ({error}). Check permissions and credentials, or choose another --output")
-    reason = str(error) or type(error).__name__
+        reason = hide_credentials(str(error))
+        return OutputError(
+            f"cannot {action} {where}: not allowed ({reason}). Check permissions and credentials, or choose another --output"
+        )
+    reason = hide_credentials(str(error)) or type(error).__name__
     return OutputError(f"cannot {action} {where}: {reason}. Once that works again, the same command resumes from the last commit")
 
 
@@ -108,6 +122,12 @@ class Storage(abc.ABC):
         if not text or "\0" in text:
             raise OutputError(f"{text!r} is not a path: give a folder, or a URL such as s3://bucket/folder")
         match = _PROTOCOL.match(text)
+        if has_password(text):
+            raise OutputError(
+                f"{hide_credentials(text)}: give no password or key in the URL, where other users of the machine would see it. "
+                "Use the store's own configuration: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws for s3://, "
+                "GOOGLE_APPLICATION_CREDENTIALS for gs://, FSSPEC_<PROTOCOL>_<OPTION> for others"
+            )
         if match and match.group(1).lower() not in ("file", "local"):
             from clray.store.objects import ObjectStorage
 
@@ -139,6 +159,9 @@ class Storage(abc.ABC):
 
     def __reduce__(self) -> tuple[object, ...]:
         return Storage.of, (self.root,)
+
+    def check_reachable(self) -> None:  # noqa: B027 - a disk needs no asking
+        """Ask an object store once: OutputError if it does not answer within seconds. Other calls wait longer for it."""
 
     @abc.abstractmethod
     def check_writable(self) -> None:
@@ -214,12 +237,19 @@ class Storage(abc.ABC):
         """
 
 
-def hide_credentials(url: str) -> str:
-    """A URL without ``user:password@``; paths stay as they are."""
-    if "://" not in url:
-        return url
-    netloc = urlsplit(url).netloc
-    return url.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else url
+def hide_credentials(text: str) -> str:
+    """A text without ``user:password@`` in URLs, and without the values of parameters such as ``?token=``; the rest stays.
+
+    For messages, logs and files. A user name alone is left out of the URL as well.
+    """
+    for pattern, replacement in _CREDENTIALS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL carries a password or key in front of its host or bucket."""
+    return any(pattern.search(url) for pattern, _ in _CREDENTIALS[:2])
 
 
 def known_protocols() -> list[str]:

@@ -60,7 +60,7 @@ TRIALS_SCHEMA = pa.schema(
 """The columns of trials.parquet that every sweep has; ``param.*`` and ``<metric>_mean``, ``<metric>_sem`` follow."""
 
 _TASK = re.compile(r"task_(\d{3}|[1-9]\d{3,})")
-_ATTEMPT = re.compile(r"(\d{3}|[1-9]\d{3,})\.json")
+_ATTEMPT = re.compile(r"(\d{3}|[1-9]\d{3,8})\.json")
 _WEIGHTS = re.compile(r"weights\.(.+)\.npy")
 
 

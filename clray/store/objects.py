@@ -20,6 +20,7 @@ from typing import Any
 
 from clray.errors import OutputError
 from clray.store.filesystem import BLOCK_BYTES, Storage, hide_credentials, join_path, output_error, unknown_protocol
+from clray.store.patience import Patient
 
 # fsspec reads some of these as patterns or versions, whatever the call.
 _BAD_IN_ROOT = re.compile(r"[*?\[\]{}#\\\s]|::|/\.{0,2}/|/\.{1,2}$")
@@ -29,8 +30,14 @@ _INSTALL = {
     "gs": "pip install 'clray[gcs]'",
     "gcs": "pip install 'clray[gcs]'",
 }
-# Parts of an upload that s3fs holds in memory at once (50 MB each; its default is 10).
-_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 3}, "s3a": {"max_concurrency": 3}}
+_S3_OPTIONS: dict[str, Any] = {
+    # Parts of an upload that s3fs holds in memory at once (50 MB each; its default is 10).
+    "max_concurrency": 3,
+    # Longer outages are waited for by ``Patient``, which knows what a command can bear.
+    "config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 3}},
+}
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS}
+_RETRY_VARIABLES = ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")
 _CONFLICT_TRIES = 6
 _memory_lock = threading.Lock()
 
@@ -50,11 +57,22 @@ class ObjectStorage(Storage):
                 f"{shown} cannot be an output: give a bucket and a folder without spaces, patterns, '..' or a query, "
                 f"such as {self.protocol}://bucket/folder"
             )
-        self._fs, self._base = _connect(self.protocol, self.root)
+        filesystem, self._base = _connect(self.protocol, self.root)
+        self._fs: Any = Patient(filesystem, shown)
+
+    def check_reachable(self) -> None:
+        with self._fs.hasty():
+            self.exists("sweep.yaml")
 
     def check_writable(self) -> None:
+        with self._fs.hasty():
+            self._probe()
+
+    def _probe(self) -> None:
         probe = f".probe-{secrets.token_hex(8)}"
-        self.create_bytes(probe, b"1")
+        # A name of this length is nobody else's: one that is there is ours, and only the reply was lost.
+        with contextlib.suppress(FileExistsError):
+            self.create_bytes(probe, b"1")
         try:
             self.create_bytes(probe, b"2")
         except FileExistsError:
@@ -209,6 +227,8 @@ def _connect(protocol: str, root: str) -> tuple[Any, str]:
         raise unknown_protocol(protocol) from error
     configured = fsspec.config.conf.get(protocol, {})
     options = {key: value for key, value in _OPTIONS.get(protocol, {}).items() if key not in configured}
+    if any(name in os.environ for name in _RETRY_VARIABLES) and "config_kwargs" in options:
+        options["config_kwargs"] = {key: value for key, value in options["config_kwargs"].items() if key != "retries"}
     try:
         # Cached listings would hide what other processes wrote.
         filesystem, base = url_to_fs(root, use_listings_cache=False, **options)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from typing import Any
+from collections.abc import Callable, Collection
+from tokenize import TokenError
+from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +20,12 @@ import pyarrow.parquet as pq
 
 from clray.store.commit import Commit, DamagedError, FileEntry, parse_commit
 from clray.store.filesystem import Storage
-from clray.store.layout import COMMIT, TrialLayout, folder_order, is_folder_name
+from clray.store.layout import COMMIT, SCHEMAS, TrialLayout, folder_order, is_folder_name
+
+NPY_ERRORS = (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, TokenError, BadZipFile)
+"""What NumPy raises on files that are no .npy file."""
+
+OnBytes: TypeAlias = Callable[[int], None]
 
 
 def read_commit(storage: Storage, trial: TrialLayout, folder: str) -> Commit | None:
@@ -46,11 +54,15 @@ def committed_folders(storage: Storage, trial: TrialLayout) -> list[str]:
     return sorted(names, key=folder_order)
 
 
-def verify(storage: Storage, trial: TrialLayout, commit: Commit, *, checksums: bool = True) -> list[str]:
+def verify(
+    storage: Storage, trial: TrialLayout, commit: Commit, *, checksums: bool | Collection[str] = True, on_bytes: OnBytes = lambda n: None
+) -> list[str]:
     """What is wrong with a committed folder.
 
     Args:
-        checksums: also read every byte; otherwise only look for missing files and wrong sizes.
+        checksums: also read every byte of all files, or of those with these names; otherwise only look for missing files and
+            wrong sizes.
+        on_bytes: called with the size of each block that was read.
 
     Returns:
         One sentence for each problem, empty where all is well. Old state that was pruned is no problem.
@@ -60,12 +72,15 @@ def verify(storage: Storage, trial: TrialLayout, commit: Commit, *, checksums: b
     for name, entry in commit.files.items():
         shown = storage.shown(commit.file(name))
         n_bytes = present.get(entry.key)
-        if n_bytes is None:
+        if n_bytes is not None and n_bytes != entry.n_bytes:
+            problems.append(f"{shown} has {n_bytes} bytes instead of {entry.n_bytes}")
+            continue
+        read = n_bytes is not None and (checksums if isinstance(checksums, bool) else name in checksums)
+        found = _sha256(storage, commit.file(name), on_bytes) if read else entry.sha256
+        if n_bytes is None or found is None:  # the second: removed since it was listed, as old state is
             if not entry.transient:
                 problems.append(f"{shown} is missing")
-        elif n_bytes != entry.n_bytes:
-            problems.append(f"{shown} has {n_bytes} bytes instead of {entry.n_bytes}")
-        elif checksums and _sha256(storage, commit.file(name)) != entry.sha256:
+        elif found != entry.sha256:
             problems.append(f"{shown} has another sha256 than when it was written")
     return problems
 
@@ -94,9 +109,12 @@ def read_table(storage: Storage, commit: Commit, name: str) -> pa.Table:
     """A table of a committed folder; raises as ``read_file`` does."""
     data = read_file(storage, commit, name)
     try:
-        return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)  # Arrow's threads can abort the process at its end
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)  # Arrow's threads can abort the process at its end
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(storage, commit.file(name), f"is not a Parquet file ({error})") from error
+    if name in SCHEMAS and not table.schema.equals(SCHEMAS[name]):
+        raise _damaged(storage, commit.file(name), "has other columns than clray writes")
+    return table
 
 
 def open_array(storage: Storage, commit: Commit, name: str) -> np.ndarray:
@@ -120,7 +138,7 @@ def open_array(storage: Storage, commit: Commit, name: str) -> np.ndarray:
             raise _damaged(storage, path, f"has {n_bytes} bytes instead of {entry.n_bytes}")
         try:
             array = np.load(storage.local_path(path), mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+        except NPY_ERRORS as error:
             raise _damaged(storage, path, f"is not a .npy file ({error})") from error
     _check_array(storage, path, array, entry)
     return array
@@ -135,22 +153,25 @@ def _array_in(storage: Storage, path: str, data: bytes) -> np.ndarray:
         if fortran_order or dtype.hasobject:
             raise ValueError("not an array that clray writes")
         return np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell()).reshape(shape)
-    except (ValueError, EOFError) as error:
+    except NPY_ERRORS as error:
         raise _damaged(storage, path, f"is not a .npy file ({error})") from error
 
 
 def _check_array(storage: Storage, path: str, array: np.ndarray, entry: FileEntry) -> None:
+    if not isinstance(array, np.ndarray):
+        raise _damaged(storage, path, "is not a .npy file")
     if array.shape != entry.shape or array.dtype.name != entry.dtype:
         raise _damaged(storage, path, f"has {array.dtype.name} {array.shape} instead of {entry.dtype} {entry.shape}")
 
 
-def _sha256(storage: Storage, path: str) -> str:
+def _sha256(storage: Storage, path: str, on_bytes: OnBytes) -> str | None:
     digest = hashlib.sha256()
     try:
         for block in storage.read_blocks(path):
             digest.update(block)
+            on_bytes(len(block))
     except FileNotFoundError:
-        return "missing"
+        return None
     return digest.hexdigest()
 
 

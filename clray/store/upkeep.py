@@ -66,6 +66,27 @@ def set_aside(storage: Storage, trial: TrialLayout, folder: str) -> str:
     raise OutputError(f"{storage.shown(trial.base)} holds {_MAX_SET_ASIDE - 1} damaged copies of {folder}: check the disk, and remove them")
 
 
+def set_file_aside(storage: Storage, trial: TrialLayout, name: str) -> str:
+    """Give a damaged file of a trial, such as RESULT.json, another name.
+
+    Returns:
+        The new name, ``.damaged-<name>-<n>``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    data = storage.read_bytes(trial.folder(name))
+    for number in range(1, _MAX_SET_ASIDE):
+        aside = f".damaged-{name}-{number}"
+        try:
+            storage.create_bytes(trial.folder(aside), data)
+        except FileExistsError:
+            continue
+        storage.remove_file(trial.folder(name))
+        return aside
+    raise OutputError(f"{storage.shown(trial.base)} holds {_MAX_SET_ASIDE - 1} damaged copies of {name}: check the disk, and remove them")
+
+
 def prune_state(storage: Storage, trial: TrialLayout, keep_last: int = 2) -> list[str]:
     """Remove state.msgpack from all but the last committed folders of the sequence (``initial`` counts, ``joint`` does not).
 

@@ -28,6 +28,7 @@ def print_dry_run(plan: Plan, output: str) -> None:
     """Prints trials, their number, and estimates of disk, host and device memory, and of time once a trial is finished."""
     console = Console(width=None if Console().is_terminal else 200)
     storage = sweep_root(output, plan.name)
+    storage.check_reachable()
     programs, needs = _needs(plan)
     console.print(_table(plan.trials[:SHOWN], needs))
     if len(plan.trials) > SHOWN:

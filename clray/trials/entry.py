@@ -40,6 +40,8 @@ def execute(
     Raises:
         UserError: see ``run_plan``.
     """
+    if address is None:
+        refuse_what_does_not_fit(plan)
     storage = checked_output(output, plan.name)
     refuse_second_driver(storage, force)
     runner: Any
@@ -112,6 +114,19 @@ def refuse_second_driver(storage: Storage, force: bool) -> None:
             f"{storage.display} is driven by process {lease.get('pid')} on {lease.get('host')} since {lease.get('start')}. Wait for it, "
             "choose another --output, or take over with --force if you know that it is gone"
         )
+
+
+def refuse_what_does_not_fit(plan: Plan) -> None:
+    """Refuses trials that this machine, where they are to run, cannot hold.
+
+    Raises:
+        ResourceError: with the arithmetic.
+    """
+    from clray.sizes import check_host
+
+    for sizes in plan.sizes.values():
+        if sizes is not None:
+            check_host(sizes)
 
 
 def prepare_data(plan: Plan) -> None:

@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clray.errors import OutputError
+from clray.store.commit import DamagedError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout, TrialLayout, is_folder_name, task_of
+from clray.store.result import read_result
 
 STALE_SECONDS = 60.0
 """A driver renews its lease far more often; a trial of a driver silent for longer is not running any more."""
 
 FINISHED = ("done", "diverged")
+OUTCOMES = ("running", "failed", "interrupted", *FINISHED)
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class TrialStatus:
         tasks: committed tasks.
         attempts: attempts begun so far.
         last_commit: seconds since the newest commit, None before the first.
-        error: one line, where the last attempt failed.
-        cause: program, storage or system, where the last attempt failed.
+        error: one line, where the last attempt failed, or where files of the trial are damaged (status is interrupted then).
+        cause: program, storage or system, where there is an error.
         result: content of RESULT.json where there is one.
     """
 
@@ -49,24 +53,43 @@ def read_status(storage: Storage, trial: TrialLayout, driver_alive: bool, commit
         driver_alive: whether the driver of the sweep still renews its lease; see ``driver_age``.
         commits: also look at commit markers; False is enough to know what is finished, and cheaper.
     """
-    result = read_json(storage, trial.result)
-    if result is not None and not {"status", "n_tasks", "attempts"} <= result.keys():
-        result = None  # not one of ours
+    try:
+        return _read_status(storage, trial, driver_alive, commits)
+    except OutputError as error:
+        if not storage.is_local:
+            raise  # an object store out of reach says nothing about this trial
+        return TrialStatus("interrupted", error=_first_line(error), cause="storage")
+
+
+def _read_status(storage: Storage, trial: TrialLayout, driver_alive: bool, commits: bool) -> TrialStatus:
+    result, damage = None, ""
+    try:
+        result = read_result(storage, trial)
+    except DamagedError as found:
+        damage = _first_line(found)
     if result is not None and not commits:
         return TrialStatus(result["status"], result["n_tasks"], result["attempts"], None, result=result)
     tasks, last = _commits(storage, trial) if commits else (0, None)
     if result is not None:
         return TrialStatus(result["status"], tasks, result["attempts"], last, result=result)
     attempts = sorted(n for name in storage.list_names(trial.attempts) if (n := TrialLayout.attempt_of(name)) is not None)
+    if damage:
+        return TrialStatus("interrupted", tasks, attempts[-1] if attempts else 0, last, damage, "storage")
     if not attempts:
         return TrialStatus("pending", tasks, 0, last)
     record = read_json(storage, trial.attempt(attempts[-1])) or {}
-    outcome = record.get("outcome", "interrupted")
-    if outcome == "running" and not driver_alive:
-        outcome = "interrupted"
-    elif outcome in FINISHED:
-        outcome = "interrupted"  # the attempt ended well but its RESULT.json is gone
-    return TrialStatus(outcome, tasks, attempts[-1], last, record.get("error", ""), record.get("cause", ""))
+    outcome = record.get("outcome")
+    if outcome not in OUTCOMES or outcome in FINISHED or (outcome == "running" and not driver_alive):
+        outcome = "interrupted"  # damaged; or the attempt ended well but its RESULT.json is gone; or nobody is left
+    return TrialStatus(outcome, tasks, attempts[-1], last, _text(record.get("error")), _text(record.get("cause")))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def driver_age(storage: Storage, layout: SweepLayout) -> float | None:
@@ -86,7 +109,7 @@ def read_json(storage: Storage, path: str) -> dict[str, Any] | None:
     """A JSON object, or None where there is no such file or it is not one."""
     try:
         content = json.loads(storage.read_bytes(path))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -12,12 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clray.config import canonical_json
-from clray.store.filesystem import Storage
+from clray.errors import OutputError
+from clray.store.filesystem import Storage, is_name
 from clray.store.layout import TRIALS_SCHEMA, SweepLayout
 from clray.trials.status import TrialStatus
 
 METRICS = ("acc", "forgetting", "forgetting_from_first", "bwt", "fwt", "learning_acc")
 WRITE_EVERY_SECONDS = 5.0
+WRITE_SHARE = 0.02
+"""Part of the driver's time that goes into writing the table while a sweep runs. The larger the table, the rarer: what is
+written in all grows with the length of the sweep, not with the square of its trials."""
+
+_log = logging.getLogger("clray.sweep")
 
 
 def row_of(trial_id: str, params: Mapping[str, Any], status: TrialStatus) -> dict[str, Any]:
@@ -73,9 +80,10 @@ def read_rows(storage: Storage, layout: SweepLayout) -> list[dict[str, Any]]:
         # Without Arrow's threads: they may still hold the file while the interpreter ends, which aborts the process.
         file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(layout.trials_table)))
         rows: list[dict[str, Any]] = file.read(use_threads=False).to_pylist()
-        return rows
-    except (FileNotFoundError, pa.ArrowException, OSError):
+    except (FileNotFoundError, pa.ArrowException, OSError, ValueError):
         return []
+    # An id becomes a path: one that is no name did not come from clray.
+    return [row for row in rows if is_name(row.get("trial_id")) and isinstance(row.get("status"), str)]
 
 
 class TrialsTable:
@@ -91,17 +99,31 @@ class TrialsTable:
         self.rows: dict[str, dict[str, Any]] = {
             row["trial_id"]: row for row in read_rows(storage, layout) if row.get("trial_id") in folders
         }
-        self._written = -math.inf
+        self._next = -math.inf
+        self._written = False
 
     def put(self, row: dict[str, Any]) -> None:
         """Sets one row and writes the table if the last write was a while ago."""
         self.rows[row["trial_id"]] = row
-        if time.monotonic() - self._written > WRITE_EVERY_SECONDS:
+        if time.monotonic() > self._next:
             self.write()
 
     def write(self) -> None:
-        """Writes the table whole, in one step."""
+        """Writes the table whole, in one step.
+
+        Raises:
+            OutputError: it cannot be written, and never could be. Later on that must not end the sweep: a full disk fails trials
+                one by one, and the table is made from their files whenever the command is given again.
+        """
+        started = time.monotonic()
         buffer = io.BytesIO()
         pq.write_table(to_arrow(list(self.rows.values())), buffer, compression="zstd")
-        self._storage.replace_bytes(self._layout.trials_table, buffer.getvalue())
-        self._written = time.monotonic()
+        try:
+            self._storage.replace_bytes(self._layout.trials_table, buffer.getvalue())
+            self._written = True
+        except OutputError as error:
+            if not self._written:
+                raise
+            _log.warning("trials.parquet is not up to date: %s", error)
+        ended = time.monotonic()
+        self._next = ended + max(WRITE_EVERY_SECONDS, (ended - started) / WRITE_SHARE)

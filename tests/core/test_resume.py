@@ -20,7 +20,7 @@ class StopAfter:
         self.task, self.error = task, error
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        if event["task"] == self.task:
+        if event.get("task") == self.task:
             raise self.error
 
 

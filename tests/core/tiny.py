@@ -119,10 +119,15 @@ def table(folder: Path, name: str) -> Arrays:
 
 
 def arrays_of(trial: Path) -> Arrays:
-    """All numbers in the files of a trial: ``task_000/metrics.parquet:accuracy``, ``task_000/weights.head.bias.npy``, ..."""
+    """All numbers in the files of a trial: ``task_000/metrics.parquet:accuracy``, ``task_000/weights.head.bias.npy``, ...
+
+    Names that start with a dot are left out: what was set aside is damaged.
+    """
     arrays: Arrays = {}
     for path in sorted(trial.rglob("*")):
         name = str(path.relative_to(trial))
+        if name.startswith("."):
+            continue
         if path.suffix == ".parquet":
             arrays |= {f"{name}:{column}": values for column, values in table(path.parent, path.name).items()}
         elif path.suffix == ".npy":

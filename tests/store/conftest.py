@@ -78,6 +78,7 @@ def s3_server() -> Iterator[Server]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_MAX_ATTEMPTS", "2")
+        patch.setattr("clray.store.patience.PATIENCE_SECONDS", 0.5)  # longer outages: tests/faults
         _client(url).create_bucket(Bucket=BUCKET)
         yield Server(url, faults)
         server.stop()

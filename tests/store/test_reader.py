@@ -66,24 +66,24 @@ def test_commit_file_of_another_folder_is_damage(local: Storage, trial: TrialLay
 
 @pytest.mark.parametrize("key", ["../../secret", "/etc/passwd", "a//b", ""])
 def test_keys_cannot_leave_the_folder(memory: Storage, trial: TrialLayout, write: Callable, key: str) -> None:
-    from clray.store.commit import _checksum
+    from clray.store.sealed import checksum_of
 
     write(memory, trial, "task_000", "001-a")
     document = json.loads(memory.read_bytes(trial.commit("task_000")))
     document["files"]["state.msgpack"]["key"] = key
     del document["checksum"]
-    document["checksum"] = _checksum(document)
+    document["checksum"] = checksum_of(document)
     with pytest.raises(DamagedError, match="cannot be a path"):
         parse_commit(json.dumps(document).encode(), trial.folder("task_000"), "here")
 
 
 def test_later_format_asks_for_an_update(memory: Storage, trial: TrialLayout, write: Callable) -> None:
-    from clray.store.commit import _checksum
+    from clray.store.sealed import checksum_of
 
     write(memory, trial, "task_000", "001-a")
     document = json.loads(memory.read_bytes(trial.commit("task_000"))) | {"format": 2}
     del document["checksum"]
-    document["checksum"] = _checksum(document)
+    document["checksum"] = checksum_of(document)
     with pytest.raises(OutputError, match="update clray") as caught:
         parse_commit(json.dumps(document).encode(), trial.folder("task_000"), "here")
     assert not isinstance(caught.value, DamagedError)
@@ -132,6 +132,8 @@ def test_damaged_header_of_an_array_is_noticed(storage: Storage, trial: TrialLay
         (b"'shape'", b"'shap%'"),
         (b"\x93NUMPY", b"\x93NUMPX"),
         (b"<f4", b"|O "),
+        (b"}", b"{"),
+        (b"\x93NUMPY", b"PK\x03\x04\x00\x00"),
     ]:
         storage.replace_bytes(commit.file("weights.head.kernel.npy"), data.replace(old, new))
         with pytest.raises(DamagedError):

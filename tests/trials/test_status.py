@@ -89,9 +89,14 @@ def test_a_result_is_the_last_word(storage: Storage, status: str) -> None:
     assert read_status(storage, TRIAL, driver_alive=False, commits=False).tasks == 3
 
 
-def test_a_result_that_says_nothing_is_none(storage: Storage) -> None:
-    write(storage, TRIAL.result)
-    assert read_status(storage, TRIAL, driver_alive=False, commits=False).status == "pending"
+@pytest.mark.parametrize(
+    "content", [{}, {"status": "done"}, {"status": 3, "n_tasks": 1, "attempts": 1}, {"status": "done", "n_tasks": "1", "attempts": 1}]
+)
+def test_a_result_that_says_nothing_is_damaged(storage: Storage, content: dict[str, Any]) -> None:
+    write(storage, TRIAL.result, **content)
+    found = read_status(storage, TRIAL, driver_alive=False, commits=False)
+    assert found.status == "interrupted"  # runs again
+    assert "RESULT.json is damaged" in found.error
 
 
 def test_a_trial_whose_result_was_lost_runs_again(storage: Storage) -> None:

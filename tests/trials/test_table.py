@@ -101,3 +101,27 @@ def test_a_damaged_table_counts_as_none(storage: Storage) -> None:
     assert read_rows(storage, LAYOUT) == []
     TrialsTable(storage, LAYOUT).write()
     assert pq.read_table(Path(storage.root, "trials.parquet")).num_rows == 0
+
+
+def test_what_is_written_in_all_does_not_grow_with_the_square_of_the_trials(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials end at a steady rate, and a write takes as long as the table is large: writes are 2% of the time at any size."""
+    clock, written = 0.0, 0
+    monkeypatch.setattr("clray.trials.table.time.monotonic", lambda: clock)
+
+    def replace(path: str, data: bytes) -> None:
+        nonlocal clock, written
+        clock += len(table.rows) * 1e-3
+        written += len(table.rows)
+
+    monkeypatch.setattr(storage, "replace_bytes", replace)
+    monkeypatch.setattr("clray.trials.table.to_arrow", lambda rows: pa.table({"n": [len(rows)]}))
+    totals = {}
+    for n_trials in (4000, 8000):
+        table, clock, written = TrialsTable(storage, LAYOUT), 0.0, 0
+        table.write()
+        for number in range(n_trials):
+            clock += 0.25
+            table.put(row(f"t_{number}"))
+        assert written * 1e-3 <= 0.025 * clock
+        totals[n_trials] = written
+    assert totals[8000] < 2.6 * totals[4000]  # four times as much, were it the square

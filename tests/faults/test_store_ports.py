@@ -1,0 +1,55 @@
+"""What a cluster that clray starts lets in: whoever has the token. Ray listens on the machine's own address, not on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.faults, pytest.mark.ray]
+
+OWNER = """
+import json, os, sys, ray
+from clray.config import Resources
+from clray.trials.runner_ray import RayRunner
+with RayRunner(Resources(num_gpus=0)):
+    node = ray._private.worker._global_node
+    print(json.dumps({"address": node.gcs_address, "mode": os.environ.get("RAY_AUTH_MODE"), "dashboard": node.webui_url}), flush=True)
+    sys.stdin.readline()
+"""
+VISITOR = (
+    "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); print('INSIDE', ray.cluster_resources())"
+)
+
+
+def visit(address: str, seconds: float = 15, **environment: str) -> str:
+    """What a process of its own gets to see; nothing where it is refused or left waiting."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        environment = {**{k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}, **environment}
+        done = subprocess.run(
+            [sys.executable, "-c", VISITOR, address], env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        return done.stdout
+    return ""
+
+
+def test_a_local_cluster_has_no_dashboard_and_lets_in_only_who_has_the_token(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert owner.stdout is not None
+        found = json.loads(next(line for line in owner.stdout if line.startswith("{")))
+        assert not found["dashboard"]
+        assert found["mode"] == "token"
+        assert "INSIDE" in visit(found["address"], 60, RAY_AUTH_MODE="token")
+        assert "INSIDE" not in visit(found["address"], RAY_AUTH_MODE="disabled", HOME=str(tmp_path))
+        assert "INSIDE" not in visit(found["address"], RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
+    finally:
+        owner.communicate("\n", timeout=60)
