@@ -43,12 +43,14 @@ class Kind(enum.StrEnum):
     models = "models"
     optimizers = "optimizers"
     strategies = "strategies"
+    selections = "selections"
 
 
 class Schema(enum.StrEnum):
     """What ``clray schema`` describes."""
 
     experiment = "experiment"
+    study = "study"
     sweep = "sweep"
 
 

@@ -8,7 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from clray.config import DatasetOptions, ModelOptions, OptimizerOptions, PluginOptions, StrategyOptions
+from clray.config import DatasetOptions, ModelOptions, OptimizerOptions, PluginOptions, SelectionOptions, StrategyOptions
 from clray.errors import ConfigError, did_you_mean
 
 BASES: dict[str, type[PluginOptions]] = {
@@ -16,12 +16,14 @@ BASES: dict[str, type[PluginOptions]] = {
     "models": ModelOptions,
     "optimizers": OptimizerOptions,
     "strategies": StrategyOptions,
+    "selections": SelectionOptions,
 }
 PACKAGES = {
     "datasets": "clray.data",
     "models": "clray.models",
     "optimizers": "clray.optimizers",
     "strategies": "clray.strategies",
+    "selections": "clray.selection",
 }
 
 
@@ -41,7 +43,7 @@ def options_class(kind: str, name: str) -> type[PluginOptions]:
     """The options class behind a name.
 
     Args:
-        kind: datasets, models, optimizers or strategies.
+        kind: datasets, models, optimizers, strategies or selections.
         name: a name of the table, or ``package.module:attribute`` of a class deriving from the kind's base.
 
     Raises:

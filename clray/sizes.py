@@ -9,6 +9,8 @@ from clray.data.sequence import check_classes
 from clray.data.sizes import static_sizes
 from clray.data.source import DatasetInfo
 from clray.errors import ConfigError
+from clray.study.config import Study
+from clray.study.sizes import check_study
 
 MOST_TASKS = 100_000  # a folder each, and all (T, R, C) classes are drawn before the first
 MOST_STEPS = 2**31 - 1  # optimizers count in int32
@@ -114,4 +116,6 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
     for position, options in enumerate(experiment.strategy):
         if reason := options.misfit(sizes):
             raise ConfigError(f"strategy.{f'{position}.' if len(experiment.strategy) > 1 else ''}{reason}")
+    if isinstance(experiment, Study):
+        check_study(experiment, info, pools.n_train)
     return sizes

@@ -20,6 +20,7 @@ from clray.documents import Document, parse_experiment
 from clray.errors import AlreadyCommittedError, OutputError, UserError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
+from clray.study.config import Study
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -110,6 +111,10 @@ def _run_pack(storage: Storage, trials: Sequence[JobTrial], on_event: OnEvent) -
         experiment = parse_experiment(Document(trial.trial_id, dict(trial.experiment)))
         folders = TrialFolders(storage, trial.trial_id, f"{trial.attempt:03d}-{secrets.token_hex(3)}")
         members.append(Member(experiment, folders, lambda event, trial_id=trial.trial_id: on_event(trial_id, event)))  # type: ignore[misc]
+    if isinstance(members[0].experiment, Study):
+        from clray.study.run import StudyPack
+
+        return list(StudyPack(members).run())
     return list(TrialPack(members).run())
 
 
