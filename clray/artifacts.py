@@ -102,6 +102,18 @@ class FolderWriter:
         """weights.<parameter path>.npy float32 (L, R, *shape) from blocks of log points."""
         self._folder.write_array(names.weights_file(parameter), shape, np.float32, blocks)
 
+    def array(self, name: str, values: HostArray) -> None:
+        """A .npy file of an array that is there already."""
+        self._folder.write_array(name, values.shape, values.dtype, iter(values))
+
+    def table(self, name: str, table: pa.Table) -> None:
+        """A Parquet file with columns of its own."""
+        self._folder.write_table(name, table)
+
+    def bytes(self, name: str, data: bytes) -> None:
+        """Any other file."""
+        self._folder.write_bytes(name, data)
+
     def state(self, flat: Mapping[str, HostArray]) -> None:
         """state.msgpack."""
         self._folder.write_bytes(names.STATE, pack_state(flat))

@@ -45,12 +45,14 @@ class Kind(enum.StrEnum):
     optimizers = "optimizers"
     strategies = "strategies"
     loggers = "loggers"
+    selections = "selections"
 
 
 class Schema(enum.StrEnum):
     """What ``clray schema`` describes."""
 
     experiment = "experiment"
+    study = "study"
     sweep = "sweep"
 
 

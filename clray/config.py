@@ -220,6 +220,22 @@ class LoggerOptions(PluginOptions):
         raise NotImplementedError
 
 
+class SelectionOptions(PluginOptions):
+    """Options that every selection of memory samples has. Subclasses implement ``select`` (see ``clray.selection.base``)."""
+
+    label: Name | None = Field(None, description="name of its results, where a study has the same selection twice; default: its name")
+
+    @property
+    def shown(self) -> str:
+        """What results are called after."""
+        return self.label or self.name.rpartition(":")[2]
+
+    def misfit(self, per_class: int) -> str | None:
+        """What does not fit ``per_class`` training samples of a class, as ``key: reason``; None where all fits."""
+        del per_class
+        return None
+
+
 class Sequence(Table):
     """What sets one task apart from the others: its classes, or what is done to the images of all classes."""
 

@@ -113,6 +113,10 @@ class Display:
             note = f"accuracy {event['accuracy']:.3f}"
             self._progress.update(self._bars[trial_id], completed=done, total=total, count=f"task {done}/{total}", note=note)
 
+    def _on_stage(self, trial_id: str, event: Mapping[str, Any]) -> None:
+        if trial_id in self._bars:
+            self._progress.update(self._bars[trial_id], note=event["stage"])
+
     def _on_retry(self, trial_id: str, event: Mapping[str, Any]) -> None:
         self._say(f"{self._clock()} {trial_id} lost ({event['error']}); attempt {event['attempt']} goes out")
 

@@ -25,6 +25,7 @@ from clray.config import Experiment, PluginOptions, Sweep
 from clray.errors import ConfigError
 from clray.places import Document, join_place
 from clray.problems import Path_, Problem, problems_of, show_given
+from clray.study.config import IDEAL_STRATEGY, Study
 
 MAX_BYTES = 10_000_000
 MAX_NODES = 200_000
@@ -200,17 +201,34 @@ def parse_experiment(document: Document) -> Experiment:
             value = tables if isinstance(value, tuple) else value
         built = [_plugin(kind, table, (key, i) if tables is value else (key,), problems) for i, table in enumerate(tables)]
         data[key] = tuple(built) if many else built[0]
+    model = Study if "study" in data else Experiment
+    if model is Study:
+        _prepare_study(data, "strategy" in document.data, problems)
     try:
-        experiment = Experiment.model_validate(data)
+        experiment = model.model_validate(data)
     except ValidationError as error:
-        failed = {problem.path[0] for problem in problems}
-        problems += [p for p in problems_of(error, Experiment, data) if not p.path or p.path[0] not in failed]
+        # Of what is wrong in a plug-in's table only its own message counts; those of a study are one level further in.
+        failed = {problem.path[: 3 if problem.path[0] == "memory" else 1] for problem in problems}
+        problems += [p for p in problems_of(error, model, data) if not p.path or not failed & {p.path[:1], p.path[:3]}]
         experiment = None
     if experiment is not None and not problems:
         problems = incompatible(experiment)
     if problems or experiment is None:
         raise ConfigError(_message(document, problems))
     return experiment
+
+
+def _prepare_study(data: dict[str, Any], has_strategy: bool, problems: list[Problem]) -> None:
+    """Fills in what a study's file leaves to it: the strategy of its ideal models, and the options of its selections."""
+    ideal = (_plugin("strategies", IDEAL_STRATEGY, ("strategy",), problems),)
+    if has_strategy and data["strategy"] != ideal:
+        problems.append(Problem(("strategy",), "a study trains its models with all data so far; leave strategy out"))
+    data["strategy"] = ideal
+    memory = data.get("memory")
+    if isinstance(memory, dict) and isinstance(memory.get("methods"), tuple):
+        tables = [{"name": method} if isinstance(method, str) else method for method in memory["methods"]]
+        built = [_plugin("selections", table, ("memory", "methods", i), problems) for i, table in enumerate(tables)]
+        data["memory"] = memory | {"methods": tuple(built)}
 
 
 def parse_dataset(name: str, options: Mapping[str, Any]) -> Any:

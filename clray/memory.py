@@ -22,6 +22,8 @@ from clray.core.program import Spec
 from clray.core.task import fresh_lanes
 from clray.errors import ResourceError
 from clray.sizes import Sizes
+from clray.study.config import Study
+from clray.study.estimate import StudyNeeds, study_needs
 
 FLOAT = 4
 METRICS_ROW_BYTES = 18
@@ -89,9 +91,12 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
     # Training holds all activations of a batch for the gradient and works on half as much again, evaluation on two layers.
     temporary = int(repeats * FLOAT * max(1.5 * sizes.batch_size * total + n_params, eval_rows * largest))
     tables = repeats * evaluated * taps * (2 if taps > 1 else 1) * math.prod(sizes.input_shape) * FLOAT
+    # A study measures one network at a time, after training.
+    study = study_needs(experiment, sizes, spec, n_params) if isinstance(experiment, Study) else StudyNeeds(0, 0)
+    temporary = max(temporary, study.device)
     return Estimate(
         parameters=n_params,
-        disk=sizes.n_tasks * per_task + (1 + ("joint" in experiment.baselines)) * snapshot + 2 * state * repeats,
+        disk=sizes.n_tasks * per_task + (1 + ("joint" in experiment.baselines)) * snapshot + 2 * state * repeats + study.disk,
         state=state * repeats,
         data=sizes.n_train * repeats * (per_image + 4) + repeats * sizes.total_batches * sizes.batch_size * per_visit,
         pools=(sizes.n_classes * sizes.n_pool + sizes.n_source * in_pool) * sample + tables,

@@ -8,7 +8,15 @@ import sys
 import traceback
 from pathlib import Path
 
-from clray.config import DatasetOptions, LoggerOptions, ModelOptions, OptimizerOptions, PluginOptions, StrategyOptions
+from clray.config import (
+    DatasetOptions,
+    LoggerOptions,
+    ModelOptions,
+    OptimizerOptions,
+    PluginOptions,
+    SelectionOptions,
+    StrategyOptions,
+)
 from clray.errors import ConfigError, did_you_mean
 
 BASES: dict[str, type[PluginOptions]] = {
@@ -17,6 +25,7 @@ BASES: dict[str, type[PluginOptions]] = {
     "optimizers": OptimizerOptions,
     "strategies": StrategyOptions,
     "loggers": LoggerOptions,
+    "selections": SelectionOptions,
 }
 PACKAGES = {
     "datasets": "clray.data",
@@ -24,6 +33,7 @@ PACKAGES = {
     "optimizers": "clray.optimizers",
     "strategies": "clray.strategies",
     "loggers": "clray.loggers",
+    "selections": "clray.selection",
 }
 
 
@@ -43,7 +53,7 @@ def options_class(kind: str, name: str) -> type[PluginOptions]:
     """The options class behind a name.
 
     Args:
-        kind: datasets, models, optimizers, strategies or loggers.
+        kind: datasets, models, optimizers, strategies, selections or loggers.
         name: a name of the table, or ``package.module:attribute`` of a class deriving from the kind's base.
 
     Raises:

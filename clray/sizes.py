@@ -11,6 +11,8 @@ from clray.data.sequence import check_classes, count_outputs
 from clray.data.sizes import static_sizes
 from clray.data.source import DatasetInfo
 from clray.errors import ConfigError, ResourceError
+from clray.study.config import Study
+from clray.study.sizes import check_study
 
 MOST_TASKS = 100_000  # a folder each, and all (T, R, C) classes are drawn before the first
 MOST_OUTPUTS = 65_536  # T*C of them where every task has a head of its own
@@ -144,6 +146,8 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
     for position, options in enumerate(experiment.strategy):
         if reason := options.misfit(sizes):
             raise ConfigError(f"strategy.{f'{position}.' if len(experiment.strategy) > 1 else ''}{reason}")
+    if isinstance(experiment, Study):
+        check_study(experiment, info, pools.n_train)
     return sizes
 
 

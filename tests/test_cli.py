@@ -75,7 +75,7 @@ def schema(clray_says: Any, kind: str) -> jsonschema.Draft202012Validator:
 
 def test_the_example_files_fit_the_printed_schemas(clray_says: Any) -> None:
     kinds = {"sweep": schema(clray_says, "sweep"), "experiment": schema(clray_says, "experiment")}
-    files = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
+    files = sorted((REPOSITORY / "sweeps").rglob("*.yaml"))
     assert len(files) >= 2
     for path in files:
         data = YAML(typ="safe", pure=True).load(path)

@@ -40,11 +40,12 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            help="accuracy, loss, matrix, forgetting, baselines, drift, since, weights, plasticity; of the whole sweep: compare, parallel.",
+            help="accuracy, loss, matrix, forgetting, baselines, drift, since, weights, plasticity; of the whole sweep: compare, parallel; "
+            "of a study: similarity, downstream.",
         ),
     ],
     trial: Annotated[str | None, typer.Option("--trial", metavar="ID", help="Beginning of a trial's id; default: the best one.")] = None,
-    metric: Annotated[str, typer.Option(help="What is compared, and what ranks trials.")] = "acc",
+    metric: Annotated[str, typer.Option(help="What is compared, and what ranks trials; of a study: cosine, mse or norm_ratio.")] = "acc",
     by: By = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help=".png, .svg or .pdf; default <sweep>-<kind>.png.")

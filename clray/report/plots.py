@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 from clray.errors import UserError, did_you_mean
 from clray.report.build import choose
 from clray.report.figures import drift as drift_figures
+from clray.report.figures import study as study_figures
 from clray.report.figures import sweep as sweep_figures
 from clray.report.figures import trial as trial_figures
 from clray.report.figures.style import figure_bytes, styled
 from clray.report.labels import find_metric
 from clray.report.measure_store import MeasureStore
 from clray.report.measures import measure
+from clray.report.study_files import read_study
 from clray.report.sweep_files import SweepFiles, open_sweep, with_metrics
 from clray.report.tables import with_settings
 from clray.report.trial_files import TrialCurves, TrialFiles
@@ -32,8 +34,11 @@ KINDS = {
     "plasticity": "units in use, ranks and size of the hidden layer of one trial",
     "compare": "a metric over one or two settings of the sweep",
     "parallel": "all settings and a metric of the sweep, a line a trial",
+    "similarity": "of a study: gradients on memory sets against gradients on everything",
+    "downstream": "of a study: what networks trained with the memory sets reach",
 }
 OF_SWEEP = ("compare", "parallel")
+OF_STUDY = ("similarity", "downstream")
 INNER = ("drift", "since", "weights", "plasticity")
 FORMATS = ("png", "svg", "pdf")
 
@@ -44,6 +49,7 @@ def plot(folder: str, kind: str, trial_id: str | None, metric_name: str, by: Seq
     Args:
         kind: of ``KINDS``.
         trial_id: beginning of an id; by default the trial that is best by ``metric_name``.
+        metric_name: of a study, which similarity is shown; by default the first one of its file.
         by: settings of ``compare``, at most two; by default the first two that were varied.
         output: a file ending in .png, .svg or .pdf; default ``<sweep>-<kind>.png`` here.
 
@@ -87,12 +93,15 @@ def _sweep_figure(sweep: SweepFiles, kind: str, metric_name: str, by: Sequence[s
 
 
 def _trial_figure(sweep: SweepFiles, kind: str, trial_id: str | None, metric_name: str) -> Figure:
+    ranked_by = "acc" if kind in OF_STUDY else metric_name
     if trial_id is None:
-        chosen = choose(sweep, find_metric(metric_name, sweep.metrics) if sweep.metrics else metric_name, 1)
+        chosen = choose(sweep, find_metric(ranked_by, sweep.metrics) if sweep.metrics else ranked_by, 1)
         if not chosen:
             raise UserError(f"{sweep.storage.display}: no trial has begun; see clray status")
         trial_id = chosen[0][0]
     trial = sweep.trial(trial_id)
+    if kind in OF_STUDY:
+        return _study_figure(trial, kind, metric_name)
     curves = trial.curves()
     if curves is None:
         reason = trial.problems[0] if trial.problems else "no task is committed"
@@ -105,6 +114,16 @@ def _trial_figure(sweep: SweepFiles, kind: str, trial_id: str | None, metric_nam
     if kind == "matrix":
         return trial_figures.matrix_figure(curves, chance)
     return trial_figures.forgetting_figure(curves) if kind == "forgetting" else trial_figures.baselines_figure(curves, chance)
+
+
+def _study_figure(trial: TrialFiles, kind: str, metric_name: str) -> Figure:
+    study = read_study(trial)
+    metric = study.metric(metric_name)
+    if kind == "similarity":
+        return study_figures.similarity_figure(study, metric)
+    if study.joined is None:
+        raise UserError(f"{trial.trial_id}: no networks were trained with the memory sets yet (or the study says downstream: null)")
+    return study_figures.downstream_figure(study, metric)
 
 
 def _inner_figure(sweep: SweepFiles, trial: TrialFiles, curves: TrialCurves, kind: str) -> Figure:

@@ -23,6 +23,7 @@ COMMIT = "COMMIT.json"
 
 INITIAL = "initial"
 JOINT = "joint"
+JOINED = "joined"
 
 TRANSIENT = frozenset({STATE})
 """Files that are removed from older folders on purpose."""
@@ -60,6 +61,7 @@ TRIALS_SCHEMA = pa.schema(
 """The columns of trials.parquet that every sweep has; ``param.*`` and ``<metric>_mean``, ``<metric>_sem`` follow."""
 
 _TASK = re.compile(r"task_(\d{3}|[1-9]\d{3,})")
+_STUDY = re.compile(r"(memory|gradients)_(\d{3,})|(similarity|downstream)_([A-Za-z0-9][A-Za-z0-9._-]*)|joined")
 _ATTEMPT = re.compile(r"(\d{3}|[1-9]\d{3,8})\.json")
 _WEIGHTS = re.compile(r"weights\.(.+)\.npy")
 
@@ -77,13 +79,40 @@ def task_of(folder: str) -> int | None:
 
 def is_folder_name(name: str) -> bool:
     """Whether this is a name of a folder that gets committed."""
-    return name in (INITIAL, JOINT) or task_of(name) is not None
+    return name in (INITIAL, JOINT) or task_of(name) is not None or is_study_folder(name)
 
 
-def folder_order(folder: str) -> tuple[int, int]:
-    """Sort key: initial, tasks by number, joint."""
+def is_study_folder(name: str) -> bool:
+    """Whether this is a folder of a study beside those of its ideal models."""
+    return _STUDY.fullmatch(name) is not None and ".tmp-" not in name
+
+
+def memory_folder(task: int) -> str:
+    """A study's memory sets of one task."""
+    return f"memory_{task:03d}"
+
+
+def gradients_folder(task: int) -> str:
+    """A study's comparisons of gradients on the tasks before ``task``."""
+    return f"gradients_{task:03d}"
+
+
+def similarity_folder(method: str) -> str:
+    """A study's similarities of one selection."""
+    return f"similarity_{method}"
+
+
+def downstream_folder(method: str) -> str:
+    """A study's models trained with the memory sets of one selection."""
+    return f"downstream_{method}"
+
+
+def folder_order(folder: str) -> tuple[int, int, str]:
+    """Sort key: initial, tasks by number, joint, those of a study."""
     task = task_of(folder)
-    return (1, task) if task is not None else (0 if folder == INITIAL else 2, 0)
+    if task is not None:
+        return 1, task, ""
+    return (3, 0, folder) if is_study_folder(folder) else (0 if folder == INITIAL else 2, 0, "")
 
 
 def weights_file(parameter: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from clray.errors import OutputError
 from clray.store.commit import DamagedError
 from clray.store.filesystem import TEMPORARY_PREFIX, TRASH_PREFIX, Storage, join_path
-from clray.store.layout import COMMIT, JOINT, STATE, TrialLayout, folder_order, is_folder_name
+from clray.store.layout import COMMIT, JOINT, STATE, TrialLayout, folder_order, is_folder_name, is_study_folder
 from clray.store.reader import committed_folders, read_commit
 
 _MAX_SET_ASIDE = 1000
@@ -98,7 +98,7 @@ def prune_state(storage: Storage, trial: TrialLayout, keep_last: int = 2) -> lis
     Returns:
         What was removed, relative to the storage's root.
     """
-    sequence = [name for name in committed_folders(storage, trial) if name != JOINT]
+    sequence = [name for name in committed_folders(storage, trial) if name != JOINT and not is_study_folder(name)]
     removed = []
     for folder in sequence[: max(0, len(sequence) - keep_last)]:
         path = trial.folder(folder)

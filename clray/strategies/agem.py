@@ -3,19 +3,20 @@
 Chaudhry et al. 2019 (arXiv 1812.00420, eq. 11): with g_ref the gradient on ``reference_batch`` samples of the memory, a gradient g with
 ``g . g_ref < 0`` becomes ``g - (g . g_ref) / (g_ref . g_ref) g_ref``.
 
-The memory is split evenly between the T tasks; a task's part is filled at its end with samples drawn at random. Reference rows
+The memory is split evenly between the T tasks; a task's part is filled at its end, by default with samples drawn at random. Reference rows
 are drawn with replacement, and their gradient is taken in evaluation mode. Costs a second gradient a batch.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from clray.config import Count, StrategyOptions
+from clray.strategies.at_boundary import BoundaryKind, misfit, refuse_streaming
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
 from clray.strategies.buffer import Samples
 from clray.strategies.drawing import below
@@ -28,6 +29,9 @@ class AGEM(StrategyOptions):
 
     keeps_samples: ClassVar[bool] = True
     memory_size: Count = Field(200, description="samples in the memory, split evenly between the tasks of the sequence")
+    selection: Annotated[BoundaryKind, BeforeValidator(refuse_streaming)] = Field(
+        "random", description="how samples are chosen when a task ends"
+    )
     reference_batch: Count | None = Field(None, description="samples of the reference gradient; default training.batch_size")
 
     def needs_boundaries(self) -> str | None:
@@ -39,7 +43,7 @@ class AGEM(StrategyOptions):
                 f"memory_size: {self.memory_size} split between {sizes.n_tasks} tasks must leave each at least 1 and at most its "
                 f"{sizes.n_train} training samples; use {sizes.n_tasks} to {sizes.n_tasks * sizes.n_train}"
             )
-        return None
+        return misfit(self.selection, sizes)
 
     def build(self) -> Strategy:
         def init(params: Params, sizes: StaticSizes) -> Samples:
@@ -54,8 +58,7 @@ class AGEM(StrategyOptions):
             return project(gradient, reference, ctx.task > 0)
 
         def end_task(state: Samples, params: Params, data: TaskData, ctx: Context) -> Samples:
-            del params
-            return remember(state, data, ctx)
+            return remember(state, params, data, ctx, self.selection)
 
         return Strategy(init=init, gradient=gradient, end_task=end_task)
 

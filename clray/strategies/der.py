@@ -6,25 +6,26 @@ Buzzega et al. 2020 (arXiv 2004.07211), with (x', z') and (x'', y'') two indepen
 ``der++``  ``CE + alpha * mean ||h(x') - z'||^2 + beta * mean CE(x'', y'')``   (eq. 6)
 
 Logits are those of the training pass in which a sample entered the memory, of the outputs that it was classified among then
-(scenario task: its own head; class with active classes seen: the classes so far). The squared norm sums over outputs, as in the
+(scenario task: its own head; class with active classes seen: the classes so far), or of the network at the end of the task where
+samples are chosen then (see ``memories``). The squared norm sums over outputs, as in the
 paper; the authors' code (Mammoth) takes the mean over them, so that its alpha is O times ours. Rows are drawn with replacement.
 ``der++`` trains on B + 2 * replay_batch rows.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from pydantic import Field
 
 from clray.config import Traced
-from clray.strategies.base import Context, StaticSizes, Step, Strategy
-from clray.strategies.buffer import Buffer, append, empty_buffer, exchange
+from clray.strategies.base import Context, StaticSizes, Step, Strategy, TaskData
+from clray.strategies.buffer import append
 from clray.strategies.choices import NO_CHOICE, among, only
 from clray.strategies.er import Remembering
-from clray.strategies.selection import select
+from clray.strategies.memories import memory_of
 from clray.types import Array, Batch, Params
 
 Strength = Annotated[float, Field(ge=0.0), Traced()]
@@ -33,7 +34,7 @@ Strength = Annotated[float, Field(ge=0.0), Traced()]
 class State(NamedTuple):
     """State of DER and DER++."""
 
-    buffer: Buffer
+    buffer: Any  # of the memory
     logits: Array  # [replay_batch, O] float32: z' of the rows replayed in this batch
     is_there: Array  # float32 scalar: 0 while the buffer is empty
     start: Array  # int32 scalar: where the replayed rows begin in the batch
@@ -48,17 +49,17 @@ class DER(Remembering):
         return self._strategy(n_draws=1)
 
     def _strategy(self, n_draws: int) -> Strategy:
+        memory = memory_of(self.selection, self.memory_size, with_logits=True)
+
         def n_rows(sizes: StaticSizes) -> int:
             return self.replay_batch or sizes.batch_size
 
         def init(params: Params, sizes: StaticSizes) -> State:
             del params
-            buffer = empty_buffer(self.memory_size, select(self.selection, self.memory_size, sizes), sizes, with_logits=True)
-            return State(buffer, jnp.zeros((n_rows(sizes), sizes.n_outputs)), jnp.float32(0.0), jnp.int32(0))
+            return State(memory.init(sizes), jnp.zeros((n_rows(sizes), sizes.n_outputs)), jnp.float32(0.0), jnp.int32(0))
 
         def batch(state: State, batch: Batch, ctx: Context) -> tuple[State, Batch]:
-            selection = select(self.selection, self.memory_size, ctx.sizes)
-            buffer, replay = exchange(state.buffer, selection, batch, n_draws * n_rows(ctx.sizes), ctx)
+            buffer, replay = memory.exchange(state.buffer, batch, n_draws * n_rows(ctx.sizes), ctx)
             start = jnp.int32(batch.labels.shape[0])
             # Weight 0 in the mean cross-entropy: the penalty below is all that is asked of these rows.
             extended = append(batch, replay.samples, jnp.zeros(replay.samples.labels.shape[0]))
@@ -79,10 +80,12 @@ class DER(Remembering):
         def after_step(state: State, step: Step, ctx: Context) -> State:
             n_new = ctx.sizes.batch_size
             seen = among(step.logits[:n_new], ctx.choices(step.batch.labels[:n_new]))
-            waiting = state.buffer.waiting._replace(logits=seen)
-            return state._replace(buffer=state.buffer._replace(waiting=waiting))
+            return state._replace(buffer=memory.seen(state.buffer, seen))
 
-        return Strategy(init=init, batch=batch, penalty=penalty, after_step=after_step)
+        def end_task(state: State, params: Params, data: TaskData, ctx: Context) -> State:
+            return state._replace(buffer=memory.end_task(state.buffer, params, data, ctx))
+
+        return Strategy(init=init, batch=batch, penalty=penalty, after_step=after_step, end_task=end_task)
 
 
 class DERPlusPlus(DER):

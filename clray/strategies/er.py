@@ -2,9 +2,9 @@
 
 Rolnick et al. 2019 (arXiv 1811.11682); Chaudhry et al. 2019 (arXiv 1902.10486): the loss is the mean over the B rows of the task and
 the replayed rows, which with equally many of both is ``alpha: 0.5``. Here the two means are weighted whatever their sizes, see
-``weighting``, and how samples are chosen for the memory is in ``selection``.
+``weighting``, and how samples are chosen for the memory is in ``memories``.
 
-The memory is filled during the current task too, as in the papers. Replayed rows are drawn with replacement. The step costs as
+By default the memory is filled during the current task too, as in the papers. Replayed rows are drawn with replacement. The step costs as
 much as one with B + replay_batch rows.
 """
 
@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from clray.config import Count, StrategyOptions
-from clray.strategies.base import Context, StaticSizes, Strategy
-from clray.strategies.buffer import Buffer, append, empty_buffer, exchange
-from clray.strategies.selection import Kind, select
+from clray.strategies.at_boundary import misfit
+from clray.strategies.base import Context, StaticSizes, Strategy, StrategyState
+from clray.strategies.buffer import append
+from clray.strategies.memories import STREAMING, ReplayKind, memory_of
 from clray.strategies.weighting import Weighted, share_of_past
 from clray.types import Batch, Params
 
@@ -29,34 +30,39 @@ class Remembering(StrategyOptions):
     keeps_samples: ClassVar[bool] = True
     memory_size: Count = Field(200, description="samples in the memory, of all tasks together")
     replay_batch: Count | None = Field(None, description="replayed samples a batch; default training.batch_size")
-    selection: Kind = "reservoir"
+    selection: ReplayKind = "reservoir"
 
     def needs_boundaries(self) -> str | None:
+        if self.selection not in STREAMING:
+            return f"selection: {self.selection} chooses from the data of a task when it ends"
         return "selection: ring has a part of the memory for every class of every task" if self.selection == "ring" else None
 
     def misfit(self, sizes: Any) -> str | None:
         stream, n_classes = sizes.n_tasks * sizes.n_train, sizes.n_labels
         if self.memory_size > stream:
             return f"memory_size: {self.memory_size} is larger than the {stream} training samples of the sequence; use at most that"
+        if self.selection not in STREAMING and self.memory_size < sizes.n_tasks:
+            return f"memory_size: {self.memory_size} leaves no sample for each of the {sizes.n_tasks} tasks (selection {self.selection})"
         if self.selection == "ring" and self.memory_size < n_classes:
             return f"memory_size: {self.memory_size} leaves no slot for each of the {n_classes} classes of the sequence (selection ring)"
-        return None
+        return misfit(self.selection, sizes)
 
 
 class ER(Weighted, Remembering):
     """Options of experience replay."""
 
     def build(self) -> Strategy:
-        def init(params: Params, sizes: StaticSizes) -> Buffer:
-            del params
-            return empty_buffer(self.memory_size, select(self.selection, self.memory_size, sizes), sizes)
+        memory = memory_of(self.selection, self.memory_size)
 
-        def batch(state: Buffer, batch: Batch, ctx: Context) -> tuple[Buffer, Batch]:
-            selection = select(self.selection, self.memory_size, ctx.sizes)
+        def init(params: Params, sizes: StaticSizes) -> StrategyState:
+            del params
+            return memory.init(sizes)
+
+        def batch(state: StrategyState, batch: Batch, ctx: Context) -> tuple[StrategyState, Batch]:
             n_rows = self.replay_batch or ctx.sizes.batch_size
-            state, replay = exchange(state, selection, batch, n_rows, ctx)
+            state, replay = memory.exchange(state, batch, n_rows, ctx)
             share = share_of_past(self.weighting, ctx) * replay.is_there
             current = batch._replace(weights=(1.0 - share) * batch.weights / jnp.sum(batch.weights))
             return state, append(current, replay.samples, jnp.full(n_rows, share / n_rows))
 
-        return Strategy(init=init, batch=batch)
+        return Strategy(init=init, batch=batch, end_task=memory.end_task)

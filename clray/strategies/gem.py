@@ -3,7 +3,7 @@
 Lopez-Paz & Ranzato 2017 (arXiv 1706.08840): with g_k the gradient on the memory of task k, a gradient g for which some ``<g_k, g> < 0`` is
 replaced by the nearest one for which all ``<g_k, x> >= 0``; see ``cone`` for the quadratic program and the margin.
 
-``memory_size`` samples of every task are drawn at random when it ends (the paper keeps the last ones; batches come in random
+``memory_size`` samples of every task are chosen when it ends, by default at random (the paper keeps the last ones; batches come in random
 order, so this is the same in distribution). Gradients of the memories are taken in evaluation mode.
 
 Costs: a gradient on ``memory_size`` samples for every earlier task in every batch, so that task t takes about
@@ -17,9 +17,10 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from clray.config import Count, StrategyOptions, Traced
+from clray.strategies.at_boundary import BoundaryKind, misfit, refuse_streaming
 from clray.strategies.base import Context, StaticSizes, Strategy, StrategyState, TaskData
 from clray.strategies.buffer import Samples
 from clray.strategies.cone import multipliers
@@ -32,6 +33,9 @@ class GEM(StrategyOptions):
 
     keeps_samples: ClassVar[bool] = True
     memory_size: Count = Field(32, description="samples of each task")
+    selection: Annotated[BoundaryKind, BeforeValidator(refuse_streaming)] = Field(
+        "random", description="how samples are chosen when a task ends"
+    )
     margin: Annotated[float, Field(ge=0.0), Traced()] = Field(0.5, description="least weight of an earlier task in a changed gradient")
 
     def needs_boundaries(self) -> str | None:
@@ -40,7 +44,7 @@ class GEM(StrategyOptions):
     def misfit(self, sizes: Any) -> str | None:
         if self.memory_size > sizes.n_train:
             return f"memory_size: {self.memory_size} is larger than the {sizes.n_train} training samples of a task; use at most that"
-        return None
+        return misfit(self.selection, sizes)
 
     def build(self) -> Strategy:
         def init(params: Params, sizes: StaticSizes) -> Samples:
@@ -48,8 +52,7 @@ class GEM(StrategyOptions):
             return no_memory(self.memory_size, sizes)
 
         def end_task(state: Samples, params: Params, data: TaskData, ctx: Context) -> Samples:
-            del params
-            return remember(state, data, ctx)
+            return remember(state, params, data, ctx, self.selection)
 
         return Strategy(init=init, gradient=gradient, end_task=end_task)
 

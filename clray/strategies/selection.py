@@ -109,7 +109,7 @@ def class_balanced(size: int) -> Selection:
         priorities = jnp.concatenate([state.priorities, bits])
         everyone = jnp.concatenate([state.classes, classes])
         in_use = jnp.concatenate([jnp.arange(size) < state.filled, jnp.ones(n_new, bool)])
-        rank = jnp.where(in_use, _rank_in_class(jnp.where(in_use, everyone, -1), priorities), size + n_new)
+        rank = jnp.where(in_use, rank_in_class(jnp.where(in_use, everyone, -1), priorities), size + n_new)
         best = jnp.lexsort((priorities, rank))[:size]
         kept = jnp.zeros(size + n_new, bool).at[best].set(True) & in_use
         free = jnp.nonzero(~kept[:size], size=n_new, fill_value=size)[0]
@@ -128,7 +128,7 @@ def class_balanced(size: int) -> Selection:
     return Selection(lambda: Balance(jnp.zeros(size, jnp.uint32), jnp.zeros(size, jnp.int32), jnp.int32(0)), place, draw)
 
 
-def _rank_in_class(classes: Array, priorities: Array) -> Array:
+def rank_in_class(classes: Array, priorities: Array) -> Array:
     """[n] how many of the same class have a lower priority."""
     order = jnp.lexsort((priorities, classes))
     place, ordered = jnp.arange(classes.shape[0]), classes[order]

@@ -1,26 +1,26 @@
-"""Some samples of every earlier task, drawn at random when the task ends; the part of each task is never changed again."""
+"""Some samples of every earlier task, chosen when the task ends; the part of each task is never changed again."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from clray.strategies.at_boundary import BoundaryKind, choose
 from clray.strategies.base import Context, StaticSizes, TaskData
 from clray.strategies.buffer import Samples, no_samples
-from clray.strategies.drawing import without_replacement
 from clray.types import Array, Batch, Params
 
 
-def no_memory(per_task: int, sizes: StaticSizes) -> Samples:
+def no_memory(per_task: int, sizes: StaticSizes, with_logits: bool = False) -> Samples:
     """An empty memory of m = ``per_task`` samples of each task: leading axes [T, m]."""
-    flat = no_samples(sizes.n_tasks * per_task, sizes)
+    flat = no_samples(sizes.n_tasks * per_task, sizes, with_logits)
     return jax.tree.map(lambda leaf: leaf.reshape(sizes.n_tasks, per_task, *leaf.shape[1:]), flat)
 
 
-def remember(memory: Samples, data: TaskData, ctx: Context) -> Samples:
-    """Writes m samples of the task, drawn without replacement, into the task's part of a memory with leading axes [T, m]."""
+def remember(memory: Samples, params: Params, data: TaskData, ctx: Context, selection: BoundaryKind) -> Samples:
+    """Writes m samples of the task into the task's part of a memory with leading axes [T, m]."""
     n_kept = memory.labels.shape[1]
-    rows = without_replacement(ctx.key, data.labels.shape[0], n_kept)
+    rows = choose(selection, params, data, n_kept, ctx)
     new = Samples(data.images[rows], data.labels[rows], jnp.full(n_kept, ctx.task, jnp.int32), None)
     return jax.tree.map(lambda old, part: old.at[ctx.task].set(part, mode="drop"), memory, new)
 

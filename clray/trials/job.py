@@ -21,6 +21,7 @@ from clray.documents import Document, parse_experiment
 from clray.errors import AlreadyCommittedError, OutputError, UserError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
+from clray.study.config import Study
 
 if TYPE_CHECKING:
     from clray.config import Experiment
@@ -116,8 +117,13 @@ def _run_pack(storage: Storage, trials: Sequence[JobTrial], on_event: OnEvent) -
     for trial in trials:
         folders = TrialFolders(storage, trial.trial_id, f"{trial.attempt:03d}-{secrets.token_hex(3)}")
         members.append(Member(experiments[trial.trial_id], folders, functools.partial(emitted, trial.trial_id)))
+    pack: type[TrialPack] = TrialPack
+    if isinstance(members[0].experiment, Study):
+        from clray.study.run import StudyPack
+
+        pack = StudyPack
     with emitted:
-        emitted.results = list(TrialPack(members).run())
+        emitted.results = list(pack(members).run())
     return emitted.results
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 from clray.config import Experiment, digest
+from clray.study.config import Study
 from clray.trials.expand import Trial
 
 MOST_LANES = 4096
@@ -18,8 +19,10 @@ Item = TypeVar("Item")
 
 
 def pack_key(experiment: Experiment) -> str:
-    """Equal for trials that can share a compiled program and a data set."""
+    """Equal for trials that can share a compiled program and a data set. A study runs alone."""
     plain = experiment.canonical()
+    if isinstance(experiment, Study):
+        return digest(plain | {"dataset": {**experiment.dataset.canonical(), "root": experiment.dataset.root}})
     plain.pop("seed", None)
     plain["optimizer"] = experiment.optimizer.structure().canonical()
     plain["strategy"] = [options.structure().canonical() for options in experiment.strategy]

@@ -18,6 +18,7 @@ from clray.documents import parse_experiment, parse_sweep, parse_value, read_swe
 from clray.errors import ConfigError
 from clray.places import Document, join_place
 from clray.sizes import Sizes, sizes_of
+from clray.study.config import Study
 from clray.trials.expand import Trial, axis_place, count_points, expand, fingerprint_at, reaches_into, swept_keys
 
 
@@ -141,6 +142,10 @@ def _sizes(trials: Sequence[Trial], base: Document, document: Document) -> dict[
             if options not in infos:
                 check(options)
                 infos[options] = describe(options)
+            if isinstance(trial.experiment, Study) and trial.experiment.ideal_models:
+                from clray.study.adopt import find_ideal_models
+
+                find_ideal_models(trial.experiment)
             info = infos[options]
             found = sizes_of(trial.experiment, info) if info else None
             sizes[trial.trial_id] = found if found and _can_be_built(trial.experiment, found, checked) else None

@@ -141,6 +141,8 @@ def travelling(experiment: Experiment) -> dict[str, Any]:
     plain = experiment.plain()
     if plain["dataset"].get("root"):
         plain["dataset"]["root"] = str(Path(plain["dataset"]["root"]).expanduser().absolute())
+    if plain.get("ideal_models") and "://" not in plain["ideal_models"]:
+        plain["ideal_models"] = str(Path(plain["ideal_models"]).expanduser().absolute())
     return plain
 
 
