@@ -12,6 +12,7 @@ from clray.display import show_age, show_value
 from clray.errors import OutputError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
+from clray.trials.show_failures import print_failures
 from clray.trials.status import driver_age, is_alive, read_status
 from clray.trials.table import read_rows
 
@@ -33,15 +34,19 @@ def print_status(folder: str) -> None:
     for title in ("trial", *(key.removeprefix("param.") for key in params), "status", "tasks", "attempts", "last commit", "error"):
         table.add_column(title)
     counts: Counter[str] = Counter()
+    failed = {}
     for trial_id in ids:
         found = read_status(storage, layout.trial(trial_id), alive)
         counts[found.status] += 1
+        if found.status == "failed":
+            failed[trial_id] = found
         row = rows.get(trial_id, {})
         error = escape(f"{found.cause}: {found.error}") if found.error else ""
         shown = (escape(show_value(row[key])) if row.get(key) is not None else "" for key in params)
         table.add_row(trial_id, *shown, found.status, str(found.tasks), str(found.attempts), show_age(found.last_commit), error)
     console = Console(width=None if Console().is_terminal else 200)
     console.print(table)
+    print_failures(console, storage, layout, failed)
     age = driver_age(storage, layout)
     driver = "no driver" if age is None else f"driver {'seen' if alive else 'gone, last seen'} {show_age(age)} ago"
     console.print(f"{', '.join(f'{n} {status}' for status, n in counts.most_common())}; {driver}", highlight=False)
