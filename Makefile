@@ -1,9 +1,10 @@
 # make quickstart   an environment in .venv and a finished sweep
-# make test         the whole test suite
+# make test         the whole test suite but the fault tests
+# make test-faults  kills, freezes and removes processes, nodes and folders under running sweeps
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart install test lint clean
+.PHONY: quickstart install test test-faults lint clean
 quickstart: .venv/.installed
 	$(BIN)/clray sweep sweeps/quickstart.yaml
 
@@ -20,6 +21,9 @@ install: .venv/.installed-dev
 
 test: .venv/.installed-dev lint
 	$(BIN)/python -m pytest -q
+
+test-faults: .venv/.installed-dev
+	$(BIN)/python -m pytest -q -m faults tests/faults
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ def run(
     experiment: str | os.PathLike[str] | Mapping[str, Any] | Experiment,
     output: str | os.PathLike[str] = "results",
     settings: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> SweepResults:
     """Runs one experiment in this process, without Ray; what is committed already is kept.
 
@@ -31,6 +32,7 @@ def run(
         experiment: file, plain data of the same form, or an ``Experiment``.
         output: folder or URL; files go to ``<output>/<name>/``.
         settings: dotted key to value, as ``--set`` on the command line.
+        force: take the folder over from another driver that still holds it.
 
     Returns:
         The results, as ``open`` gives them.
@@ -40,7 +42,7 @@ def run(
     """
     from clray.trials.entry import run_experiment
 
-    return run_experiment(experiment, os.fspath(output), settings)
+    return run_experiment(experiment, os.fspath(output), settings, force)
 
 
 def sweep(
@@ -50,6 +52,7 @@ def sweep(
     address: str | None = None,
     local: bool = False,
     retry_failed: bool = False,
+    force: bool = False,
 ) -> SweepResults:
     """Runs a sweep on Ray, or with ``local=True`` in this process; what is finished already is kept.
 
@@ -58,14 +61,15 @@ def sweep(
         output: folder or URL; files go to ``<output>/<name>/``.
         settings: dotted key to value into the experiment, as ``--set`` on the command line.
         address: of a Ray cluster; None starts one on this machine.
-        retry_failed: also run trials again whose program failed.
+        retry_failed: also run failed trials again.
+        force: take the folder over from another driver that still holds it.
 
     Raises:
         UserError: the input, the output or the cluster is not valid. Failed trials do not raise: see ``trials``.
     """
     from clray.trials.entry import run_sweep
 
-    return run_sweep(sweep, os.fspath(output), settings, address, local, retry_failed)
+    return run_sweep(sweep, os.fspath(output), settings, address, local, retry_failed, force)
 
 
 def open(folder: str | os.PathLike[str]) -> SweepResults:

@@ -13,15 +13,17 @@ import numpy as np
 import pyarrow as pa
 from ruamel.yaml import YAML
 
+from clray import __version__
 from clray.config import Experiment, digest
 from clray.documents import parse_experiment, parse_yaml
-from clray.errors import OutputError, UserError
+from clray.errors import LeaseLostError, OutputError, UserError
 from clray.metrics.accuracy import mean_and_sem, summary
 from clray.store import layout as names
 from clray.store.checkpoint import CorruptStateError, pack_state, unpack_state
 from clray.store.commit import Commit, DamagedError
 from clray.store.filesystem import Storage, hide_credentials
 from clray.store.layout import SweepLayout, TrialLayout
+from clray.store.lease import Fence
 from clray.store.reader import read_commit, read_file, read_table, verify
 from clray.store.result import write_result
 from clray.store.upkeep import discard_uncommitted, prune_state, set_aside
@@ -126,14 +128,16 @@ class TrialFolders:
         storage: the sweep's folder.
         trial_id: of the trial.
         attempt: text no other attempt uses, beginning with the attempt's number: ``001-9f3c2a``.
+        fence: of the driver's lease, checked before anything is removed or becomes visible; None outside a sweep.
     """
 
-    def __init__(self, storage: Storage, trial_id: str, attempt: str):
+    def __init__(self, storage: Storage, trial_id: str, attempt: str, fence: Fence | None = None):
         self.storage = storage
         self.trial_id = trial_id
         self.attempt = attempt
         self.trial = SweepLayout().trial(trial_id)
         self.config_hash = ""
+        self.fence = fence
         self.log = trial_log(trial_id)
         self.on_damage: Callable[[str], None] = lambda text: None
         """Called with a sentence when damage is found: it is loud, beside the trial's own log."""
@@ -150,7 +154,9 @@ class TrialFolders:
 
         Raises:
             OutputError: the folder belongs to another experiment.
+            LeaseLostError: see ``check_ours``.
         """
+        self.check_ours()
         self.config_hash = config_hash(experiment)
         discard_uncommitted(self.storage, self.trial)
         write_config(self.storage, self.trial, experiment)
@@ -160,6 +166,22 @@ class TrialFolders:
             write_once(self.storage, self.trial.permutations, npy_bytes(permutations.astype(np.int32)))
         if angles is not None:
             write_once(self.storage, self.trial.angles, npy_bytes(angles.astype(np.float64)))
+
+    def check_ours(self) -> None:
+        """Checks that this attempt still owns the trial.
+
+        Raises:
+            LeaseLostError: the driver's lease was taken over or is gone, or a later attempt has begun.
+        """
+        if self.fence is None:
+            return
+        self.fence.check()
+        begun = [TrialLayout.attempt_of(name) or 0 for name in self.storage.list_names(self.trial.attempts)]
+        number = int(self.attempt.partition("-")[0])
+        if max(begun, default=0) > number:
+            raise LeaseLostError(
+                f"attempt {max(begun)} at {self.trial_id} has begun: attempt {number} was given up and commits nothing more"
+            )
 
     def committed(self, folder: str) -> Commit | None:
         """The commit of a folder, None where it has to be run. A damaged folder is set aside first.
@@ -181,6 +203,8 @@ class TrialFolders:
                 f"{self.storage.shown(self.trial.folder(folder))} was written for another experiment (config {commit.config[:10]}, "
                 f"now {self.config_hash[:10]}). Move the trial's folder away, or choose another --output"
             )
+        if commit and commit.clray not in ("", __version__):
+            raise other_version(self.storage, [self.trial_id], commit.clray)
         return commit
 
     def resume_point(self, n_tasks: int) -> tuple[int, dict[str, HostArray] | None, frozenset[str]]:
@@ -225,6 +249,7 @@ class TrialFolders:
         """Writes a folder and commits it on leaving."""
         with FolderCommit(self.storage, self.trial, folder, self.attempt, self.config_hash) as open_folder:
             yield FolderWriter(open_folder)
+            self.check_ours()
 
     def prune_states(self) -> None:
         """Keeps the state of the last two tasks."""
@@ -267,7 +292,9 @@ class TrialFolders:
             "seconds": round(seconds, 3),
             "phases": {phase: round(value, 3) for phase, value in phases.items()},
             "config": self.config_hash,
+            "clray": __version__,
         }
+        self.check_ours()
         write_result(self.storage, self.trial, result)
         discard_uncommitted(self.storage, self.trial)
         return result
@@ -289,6 +316,16 @@ class TrialFolders:
             column = read_table(self.storage, commit, names.END)["accuracy"].to_numpy()
             values["joint_acc"] = column.reshape(n_repeats, -1).mean(axis=1)
         return values
+
+
+def other_version(storage: Storage, trial_ids: Sequence[str], version: str) -> OutputError:
+    """The error for trials that were begun by another version of clray."""
+    shown = ", ".join(trial_ids[:3]) + (", ..." if len(trial_ids) > 3 else "")
+    which = f"{shown} was" if len(trial_ids) == 1 else f"{len(trial_ids)} unfinished trials ({shown}) were"
+    return OutputError(
+        f"{storage.display}: {which} begun by clray {version}, and this is {__version__}: one trial never holds results of two versions. "
+        f"Finish with clray {version}, or choose another --output, or move those trials' folders away, which begins them anew"
+    )
 
 
 def config_hash(experiment: Experiment) -> str:

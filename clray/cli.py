@@ -34,6 +34,7 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="An experiment or swee
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="The folder of one sweep, such as results/quickstart, or a URL.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a dotted key of the experiment; repeatable.")]
 Output = Annotated[str, typer.Option("--output", "-o", help="Folder or URL (s3://..., gs://...); files go to OUTPUT/NAME/.")]
+Force = Annotated[bool, typer.Option("--force", help="Take over the folder from a driver that still holds it.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 
 
@@ -85,6 +86,7 @@ def run(
     output: Output = "results",
     quiet: Quiet = False,
     profile: Annotated[str | None, typer.Option(metavar="DIR", help="Write a trace for TensorBoard or Perfetto there.")] = None,
+    force: Force = False,
 ) -> None:
     """Run one experiment in this process, without Ray. Given again, it resumes."""
     with resumable() as stops:
@@ -98,7 +100,7 @@ def run(
         imported = time.perf_counter() - STARTED
         stops.begin()
         with _profiled(profile):
-            _execute(plan, output, quiet, local=True, retry_failed=True)
+            _execute(plan, output, quiet, local=True, retry_failed=True, force=force)
         if not quiet:
             _print_phases(plan, output, imported)
 
@@ -112,8 +114,8 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show trials and estimates; run nothing.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster to use (auto, host:port); default: one on this machine.")] = None,
     local: Annotated[bool, typer.Option("--local", help="Run trials one after the other in this process, without Ray.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run trials again whose program failed.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Take over the folder from a driver that still holds it.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run failed trials again.")] = False,
+    force: Force = False,
 ) -> None:
     """Run a sweep on Ray: every trial that is not finished yet. Given again, it resumes."""
     if local and address:

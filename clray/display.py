@@ -95,6 +95,8 @@ class Display:
         self._jobs = event["jobs"]
         self._total = self._progress.add_task("all trials", total=event["jobs"], count=f"0/{event['jobs']} trials", note="")
         reused = f", {event['reused']} finished before" if event["reused"] else ""
+        others = ", ".join(f"{n} of them by clray {version}" for version, n in event.get("other_versions", {}).items())
+        reused += f" ({others})" if others else ""
         self._say(f"{count(event['trials'], 'trial')}: {event['jobs']} to run{reused}")
 
     def _on_start(self, trial_id: str, event: Mapping[str, Any]) -> None:

@@ -38,6 +38,10 @@ class HeldError(UserError):
     exit_code = 1
 
 
+class LeaseLostError(HeldError):
+    """The folder was taken over by another driver, or removed, while this one worked on it."""
+
+
 class AlreadyCommittedError(Exception):
     """Another attempt committed this folder first; its files stay and ours are dropped."""
 

@@ -275,11 +275,14 @@ class _Sequence:
             self._commit("initial", self.lanes.snapshot(fresh), [0])
         if first < self.sizes.n_tasks:
             self._train(fresh if first == 0 else self._restored(), first)
-        if "joint" in self.members[0].experiment.baselines and self._missing("joint"):
+        if "joint" in self.members[0].experiment.baselines and self._missing("joint") and not self._all_failed():
             self._train_joint()
 
     def _missing(self, folder: str) -> bool:
         return any(folder not in member.done for member in self.members)
+
+    def _all_failed(self) -> bool:
+        return all(isinstance(member.outcome, Exception) for member in self.members)
 
     def _restored(self) -> Any:
         states = [member.state or {} for member in self.members]
@@ -300,6 +303,8 @@ class _Sequence:
                 self.seconds.add("compile" if task == first else "dispatch", since)
                 if pending is not None:
                     pending.result()
+                if self._all_failed():
+                    break  # a full disk, or a lease that was taken over: there is nobody left to train for
                 pending = flusher.submit(self._flush, task, states, logs, data, experts)
             if pending is not None:
                 pending.result()

@@ -11,11 +11,16 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from clray.process_tree import descendants, end_processes
+
 GRACE_SECONDS = 8.0
 """A thread that waits for a long computation cannot be stopped; after this the process leaves without it."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODES = tuple(128 + number for number in STOPS)
+
+_started_before_the_end: dict[int, int] = {}
+"""What ran when the first signal came: a cluster that is half shut down loses its workers from sight, not from the machine."""
 
 
 class Stops:
@@ -27,8 +32,8 @@ class Stops:
     def __init__(self) -> None:
         self.code = 0
         self._begun = False
-        self._grace = threading.Timer(GRACE_SECONDS, lambda: leave(self.code))
-        self._grace.daemon = True
+        self._told = False
+        self._grace: threading.Timer | None = None
 
     def begin(self) -> None:
         """From here on there is something to bring to an end."""
@@ -45,14 +50,32 @@ class Stops:
     def note(self, number: int) -> None:
         """Remembers the signal and prints how to go on."""
         self.code = 128 + number
-        print(f"interrupted; finished work is kept. To go on: {shlex.join(['clray', *sys.argv[1:]])}", file=sys.stderr, flush=True)
+        self._tell()
         if not self._begun:
             leave(self.code)
-        self._grace.start()
+        self.start_grace(number)
+
+    def start_grace(self, number: int) -> None:
+        """From here on the process has ``GRACE_SECONDS``; called again, nothing changes."""
+        if self._grace is None:
+            self._grace = threading.Timer(GRACE_SECONDS, self._leave_late, (number,))
+            self._grace.daemon = True
+            self._grace.start()
+            _started_before_the_end.update(descendants())
+
+    def _leave_late(self, number: int) -> None:
+        self._tell()
+        leave(128 + number)
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            print(f"interrupted; finished work is kept. To go on: {shlex.join(['clray', *sys.argv[1:]])}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """The end has been reached in order."""
-        self._grace.cancel()
+        if self._grace is not None:
+            self._grace.cancel()
 
 
 @contextlib.contextmanager
@@ -61,7 +84,8 @@ def resumable() -> Iterator[Stops]:
     stops = Stops()
     previous = {number: signal.signal(number, stops.handle) for number in STOPS}
     try:
-        yield stops
+        with _noticed_at_once(stops):
+            yield stops
     except BaseException as error:
         # The interrupt may come out as something else: code between here and there turns it into an error of its own, and
         # while Ray connects, its handler exits with the signal's number.
@@ -74,6 +98,27 @@ def resumable() -> Iterator[Stops]:
         stops.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _noticed_at_once(stops: Stops) -> Iterator[None]:
+    """Starts the grace from another thread: Python runs handlers in the main thread only, which may be inside a long compilation."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while number := os.read(reader, 1):
+            if number[0] in STOPS:
+                stops.start_grace(number[0])
+        os.close(reader)
+
+    threading.Thread(target=watch, name="clray-signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        os.close(writer)
 
 
 @contextlib.contextmanager
@@ -91,8 +136,11 @@ def kept_signals() -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once: threads may be inside XLA, which does not survive the interpreter's own way out."""
+    """Ends the process at once, with all that it started: threads may be inside XLA, which does not survive the interpreter's own
+    way out."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
+    with contextlib.suppress(Exception):
+        end_processes(_started_before_the_end | descendants(), seconds=1.0)
     os._exit(code)

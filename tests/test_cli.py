@@ -20,7 +20,9 @@ from ruamel.yaml import YAML
 import clray
 from clray import plugins
 from clray.cli import main
-from clray.trials.job import now
+from clray.errors import LeaseLostError
+from clray.store.filesystem import Storage
+from clray.store.lease import Lease
 from tests.trials.sweeps import experiment, sweep, write
 
 CLRAY = str(Path(sys.executable).with_name("clray"))
@@ -157,19 +159,23 @@ def test_run_says_that_it_leaves_the_axes_of_a_sweep_alone(clray_says: Any, tmp_
     assert err.splitlines()[0] == f"{path} is a sweep: running its base experiment, without grid, zip. All of it: clray sweep {path}"
 
 
-def test_a_folder_that_another_driver_holds_is_left_alone_unless_forced(clray_says: Any, tmp_path: Path) -> None:
-    path = write(tmp_path / "s.yaml", sweep(cases=[{}]))
-    folder = tmp_path / "small"
-    folder.mkdir()
-    lease = {"host": socket.gethostname(), "pid": os.getppid(), "start": now(), "renewed": now()}
-    (folder / ".lease.json").write_text(json.dumps(lease))
-    code, _, err = clray_says("sweep", str(path), "-o", str(tmp_path), "--local")
-    assert code == 1
-    assert f"is driven by process {os.getppid()} on {socket.gethostname()}" in err
-    assert "--force" in err
-    assert sorted(item.name for item in folder.iterdir()) == [".lease.json"]
-    code, _, err = clray_says("sweep", str(path), "-o", str(tmp_path), "--local", "--force")
-    assert code == 0, err
+@pytest.mark.parametrize(("command", "options"), [("sweep", ["--local"]), ("run", [])])
+def test_a_folder_that_another_driver_holds_is_left_alone_unless_forced(
+    clray_says: Any, tmp_path: Path, command: str, options: list[str]
+) -> None:
+    path = write(tmp_path / "small.yaml", sweep(cases=[{}]) if command == "sweep" else experiment())
+    arguments = (command, str(path), "-o", str(tmp_path / "out"), *options)
+    folder = tmp_path / "out" / "small"
+    with Lease.claim(Storage.of(folder)) as lease:
+        code, _, err = clray_says(*arguments)
+        assert code == 1
+        assert f"is driven by process {os.getpid()} on {socket.gethostname()} since 20" in err
+        assert "--force" in err
+        assert [item.name for item in folder.iterdir()] == [".lease"]
+        code, _, err = clray_says(*arguments, "--force")
+        assert code == 0, err
+        with pytest.raises(LeaseLostError, match=f"was taken over by process {os.getpid()} on"):
+            lease.look()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -163,7 +163,7 @@ def test_every_file_that_a_run_leaves_is_on_the_files_page(readme_folder: Path) 
     described = page("docs/files.md")
     for path in (readme_folder / "results").rglob("*"):
         name = re.sub(r"^weights\..+\.npy$", "weights.<parameter path>.npy", path.name)
-        name = re.sub(r"^00\d\.json$", "001.json", name)
+        name = re.sub(r"^00\d\.json$", "001.json", re.sub(r"^\d{6}\.json$", "000001.json", name))
         name = re.sub(r"^task_\d{3}$", "task_000", re.sub(r"^t_[0-9a-f]{10}$", "t_xxxxxxxxxx", name))
         assert path.parent.name == "results" or name in described, f"docs/files.md does not mention {path.relative_to(readme_folder)}"
 

@@ -1,6 +1,7 @@
 """COMMIT.json: written last, it makes a folder count and says what must be in it.
 
-    {"format": 1, "attempt": "001-9f3c2a", "nonce": "...", "config": "...", "folder": "task_003", "time": "2026-01-31T12:00:00+00:00",
+    {"format": 1, "attempt": "001-9f3c2a", "nonce": "...", "config": "...", "clray": "0.1.0", "folder": "task_003",
+     "time": "2026-01-31T12:00:00+00:00",
      "files": {"representations.npy": {"shape": [10, 8, 5, 20, 256], "dtype": "float32", "bytes": 8192128, "sha256": "..."}, ...},
      "checksum": "..."}
 
@@ -75,6 +76,7 @@ class Commit:
         config: hash of the experiment that wrote it.
         time: ISO 8601, UTC.
         files: name -> entry.
+        clray: the version that wrote it; empty where that is not known.
     """
 
     path: str
@@ -84,6 +86,7 @@ class Commit:
     config: str
     time: str
     files: Mapping[str, FileEntry]
+    clray: str = ""
 
     def file(self, name: str) -> str:
         """The path of a file, relative to the storage's root. Raises KeyError for names that are not in this commit."""
@@ -96,6 +99,7 @@ class Commit:
             "attempt": self.attempt,
             "nonce": self.nonce,
             "config": self.config,
+            "clray": self.clray,
             "folder": self.folder,
             "time": self.time,
             "files": {name: entry.to_json(name) for name, entry in self.files.items()},
@@ -133,7 +137,7 @@ def _checked(document: dict[str, Any], path: str) -> Commit:
     folder = document["folder"]
     if folder != path.rpartition("/")[2]:
         raise ValueError(f"it belongs to the folder {folder!r}")
-    texts = {key: document[key] for key in ("attempt", "nonce", "config", "time")}
+    texts = {key: document[key] for key in ("attempt", "nonce", "config", "time")} | {"clray": document.get("clray", "")}
     if not all(isinstance(text, str) for text in texts.values()) or document["format"] != FORMAT:
         raise ValueError("a value has another type")
     files = {name: _checked_entry(name, entry) for name, entry in document["files"].items()}

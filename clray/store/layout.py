@@ -56,6 +56,7 @@ TRIALS_SCHEMA = pa.schema(
         ("n_diverged", pa.int32()),
         ("seconds", pa.float64()),
         ("error", pa.string()),
+        ("clray", pa.string()),
     ]
 )
 """The columns of trials.parquet that every sweep has; ``param.*`` and ``<metric>_mean``, ``<metric>_sem`` follow."""
@@ -153,9 +154,13 @@ class SweepLayout:
         return _below(self.base, "trials.parquet")
 
     @property
-    def lease(self) -> str:
-        """Who is driving this sweep."""
-        return _below(self.base, ".lease.json")
+    def leases(self) -> str:
+        """Who is driving this sweep: a file an epoch, the highest one counts."""
+        return _below(self.base, ".lease")
+
+    def lease(self, epoch: int) -> str:
+        """The file of one epoch, counted from 1."""
+        return _below(self.leases, f"{epoch:06d}.json")
 
     @property
     def trials(self) -> str:

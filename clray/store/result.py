@@ -6,9 +6,11 @@ Beside the metrics it holds the sha256 of the trial's files that lie outside the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +28,7 @@ def small_files(trial: TrialLayout) -> dict[str, str]:
 
 
 def write_result(storage: Storage, trial: TrialLayout, result: Mapping[str, Any]) -> None:
-    """Writes RESULT.json with the checksums of what it stands for.
+    """Creates RESULT.json with the checksums of what it stands for; one that is there and whole is left as it is.
 
     Args:
         result: plain data with ``status``, ``n_tasks`` and ``attempts`` at least.
@@ -40,8 +42,17 @@ def write_result(storage: Storage, trial: TrialLayout, result: Mapping[str, Any]
             files[name] = hashlib.sha256(storage.read_bytes(path)).hexdigest()
         except FileNotFoundError:
             raise DamagedError(f"{storage.shown(path)} is missing: running the same command again writes it anew") from None
-    document = sealed({**result, "files": files})
-    storage.replace_bytes(trial.result, json.dumps(document, indent=1, allow_nan=False).encode())
+    document = sealed({**result, "files": files, "nonce": secrets.token_hex(16)})
+    data = json.dumps(document, indent=1, allow_nan=False).encode()
+    try:
+        storage.create_bytes(trial.result, data)
+    except FileExistsError:
+        # One that can be read stays: it was computed from the same commits, or is ours and the reply was lost.
+        with contextlib.suppress(DamagedError):
+            present = read_result(storage, trial)
+            if present is not None and present.get("trial_id") == result.get("trial_id"):
+                return
+        storage.replace_bytes(trial.result, data)
 
 
 def read_result(storage: Storage, trial: TrialLayout) -> dict[str, Any] | None:

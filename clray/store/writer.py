@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clray import __version__
 from clray.errors import OutputError
 from clray.store.commit import Commit, FileEntry
 from clray.store.filesystem import Storage, join_path, output_error
@@ -171,6 +172,7 @@ class FolderCommit:
             config=self._config,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             files=dict(self._files),
+            clray=__version__,
         )
         self._staging.publish(commit.to_bytes())
         self.commit = commit

@@ -94,7 +94,7 @@ def _before(plan: Plan, storage: Storage) -> Counter[str]:
     there = set(storage.list_names(layout.trials))
     begun = [trial.trial_id for trial in plan.trials if trial.trial_id in there]
     statuses = [read_status(storage, layout.trial(name), driver_alive=False, commits=False) for name in begun]
-    return Counter("finished" if s.status in FINISHED else "failed" for s in statuses if s.status in FINISHED or s.cause == "program")
+    return Counter("finished" if s.status in FINISHED else "failed" for s in statuses if s.status in FINISHED or s.given_up)
 
 
 def _print_time(console: Console, plan: Plan, storage: Storage, left: int) -> None:

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from clray.errors import ConfigError, HeldError, OutputError, ResourceError, UserError
+from clray.errors import ConfigError, OutputError, ResourceError, UserError
 from clray.signals import kept_signals
 from clray.store.filesystem import Storage
-from clray.store.layout import SweepLayout
+from clray.store.lease import Lease
 from clray.trials.job import OnEvent
 from clray.trials.plan import Plan, plan_run, plan_sweep
 from clray.trials.runner_local import LocalRunner, Runner
-from clray.trials.status import is_alive, read_json
 from clray.trials.sweep import SweepResult, run_plan, sweep_root
 
 if TYPE_CHECKING:
@@ -38,27 +37,25 @@ def execute(
     Data that this machine will need is prepared first, so that missing files are one clear error before anything starts.
 
     Raises:
+        HeldError: another driver works on the folder.
         UserError: see ``run_plan``.
     """
+    if not local and output.startswith("memory:"):
+        raise ConfigError("--output memory://: lives inside one process, and Ray's workers are others; use a folder, s3://, or --local")
+    if not local and address is not None:
+        check_address(address)
     if address is None:
         refuse_what_does_not_fit(plan)
     storage = checked_output(output, plan.name)
-    refuse_second_driver(storage, force)
-    runner: Any
-    if local:
-        prepare_data(plan)
-        runner = LocalRunner()
-    else:
-        if storage.root.startswith("memory:"):
-            raise ConfigError("--output memory://: lives inside one process, and Ray's workers are others; use a folder, s3://, or --local")
-        if address is None:
+    with Lease.claim(storage, force) as lease:
+        if local or address is None:
             prepare_data(plan)
-        else:
-            check_address(address)
-        from clray.trials.runner_ray import RayRunner
+        runner: Any = LocalRunner()
+        if not local:
+            from clray.trials.runner_ray import RayRunner
 
-        runner = connected(RayRunner(plan.sweep.resources, address))
-    return run_plan(plan, storage, runner, on_event, retry_failed)
+            runner = connected(RayRunner(plan.sweep.resources, address))
+        return run_plan(plan, storage, runner, on_event, lease, retry_failed)
 
 
 @contextlib.contextmanager
@@ -85,7 +82,7 @@ def checked_output(output: str, name: str) -> Storage:
 
 
 def check_address(address: str) -> None:
-    """Asks whether anything listens at ``host:port``; Ray itself would ask for minutes.
+    """Asks whether a gRPC server, as Ray's are, answers at ``host:port``; Ray itself would ask for minutes.
 
     Raises:
         ResourceError: nothing does.
@@ -94,26 +91,27 @@ def check_address(address: str) -> None:
     if not colon or not port.isdigit():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") in ("1", "true", "True") or _speaks_grpc(connection):
+                return
+        reason = "something else listens there"
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ResourceError(
-            f"--address {address}: no Ray cluster answers there ({reason}). Start one with 'ray start --head', or leave --address out"
-        ) from None
+        reason = "no answer" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or str(error)
+    raise ResourceError(
+        f"--address {address}: no Ray cluster answers there ({reason}). Start one with 'ray start --head', or leave --address out"
+    )
 
 
-def refuse_second_driver(storage: Storage, force: bool) -> None:
-    """Refuses a folder that another driver works on.
-
-    Raises:
-        HeldError: naming the driver.
-    """
-    lease = None if force else read_json(storage, SweepLayout().lease)
-    if lease and is_alive(storage, SweepLayout()):
-        raise HeldError(
-            f"{storage.display} is driven by process {lease.get('pid')} on {lease.get('host')} since {lease.get('start')}. Wait for it, "
-            "choose another --output, or take over with --force if you know that it is gone"
-        )
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Opens HTTP/2, under every gRPC, and looks whether the answer begins with a SETTINGS frame as it must."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    head = b""
+    while len(head) < 9:
+        more = connection.recv(9 - len(head))
+        if not more:
+            return False
+        head += more
+    return head[3] == 4 and head[5:] == bytes(4)
 
 
 def refuse_what_does_not_fit(plan: Plan) -> None:
@@ -141,14 +139,17 @@ def prepare_data(plan: Plan) -> None:
 
 
 def run_experiment(
-    experiment: str | os.PathLike[str] | Mapping[str, Any] | Experiment, output: str, settings: Mapping[str, Any] | None
+    experiment: str | os.PathLike[str] | Mapping[str, Any] | Experiment,
+    output: str,
+    settings: Mapping[str, Any] | None,
+    force: bool = False,
 ) -> SweepResults:
     """See ``clray.run``."""
     from clray.results import open_results
 
     source = os.fspath(experiment) if isinstance(experiment, os.PathLike) else experiment
     plan = plan_run(source, settings)
-    result = execute(plan, output, quiet, local=True, retry_failed=True)
+    result = execute(plan, output, quiet, local=True, retry_failed=True, force=force)
     if result.failed:
         raise UserError(f"{plan.trials[0].trial_id} failed: {result.failed[0]['error']} (traceback in {result.root}/trials)")
     return open_results(sweep_root(output, plan.name).root)
@@ -161,11 +162,12 @@ def run_sweep(
     address: str | None,
     local: bool,
     retry_failed: bool = False,
+    force: bool = False,
 ) -> SweepResults:
     """See ``clray.sweep``."""
     from clray.results import open_results
 
     source = os.fspath(sweep) if isinstance(sweep, os.PathLike) else sweep
     plan = plan_sweep(source, settings)
-    execute(plan, output, quiet, local=local, address=address, retry_failed=retry_failed)
+    execute(plan, output, quiet, local=local, address=address, retry_failed=retry_failed, force=force)
     return open_results(sweep_root(output, plan.name).root)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from clray.process import available_cpus, configure_jax
-from clray.trials.job import Job, OnEvent, Outcome, run_job
+from clray.store.filesystem import Storage
+from clray.trials.attempt import Outcome, close_attempt
+from clray.trials.job import Job, OnEvent, run_job
 
 MEMORY_SHARE = 0.5
 """Part of the memory that lanes may fill; the rest is for JAX itself, the data set and other programs."""
@@ -24,11 +28,12 @@ class Runner(Protocol):
         """Memory that the lanes of one job may fill, on its device."""
         ...
 
-    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Outcome]:
-        """Runs jobs and yields an outcome a trial, in the order in which they end.
+    def run(self, jobs: Sequence[Job], on_event: OnEvent, check: Callable[[], None]) -> Iterator[Outcome]:
+        """Runs jobs and yields an outcome a trial, in the order in which they end. What the system lost goes out again first.
 
         Args:
-            on_event: called with (trial id, event) as trials start and commit tasks.
+            on_event: called with (trial id, event) as trials start, commit tasks and are retried.
+            check: called now and then; raises where the run has to end.
         """
         ...
 
@@ -47,12 +52,34 @@ class LocalRunner:
         stats = device.memory_stats() if device.platform != "cpu" else None
         return int(MEMORY_SHARE * (stats["bytes_limit"] * len(jax.local_devices()) if stats else host_memory_bytes()))
 
-    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], on_event: OnEvent, check: Callable[[], None]) -> Iterator[Outcome]:
         configure_jax(available_cpus())
-        for job in jobs:
+        waiting = deque(jobs)
+        while waiting:
+            check()
+            job = waiting.popleft()
             for trial in job.trials:
                 on_event(trial.trial_id, {"event": "start", "attempt": trial.attempt})
-            yield from run_job(job, on_event)
+            ended, again = sort_outcomes(job, run_job(job, on_event), on_event)
+            waiting.extend(again)
+            yield from ended
+
+
+def sort_outcomes(job: Job, outcomes: Sequence[Outcome], on_event: OnEvent) -> tuple[list[Outcome], list[Job]]:
+    """Which trials of a job have ended, and what goes out again: failures of the system, while there are attempts left.
+
+    The records of failed attempts are closed here, so that they are true also where a worker died.
+    """
+    storage = Storage.of(job.root)
+    ended, again = [], []
+    for trial, outcome in zip(job.trials, outcomes, strict=True):
+        retry = close_attempt(storage, trial, outcome) if outcome.status == "failed" and outcome.cause != "lease" else None
+        if retry is None:
+            ended.append(outcome)
+        else:
+            on_event(trial.trial_id, {"event": "retry", "attempt": retry.attempt, "error": outcome.error})
+            again.append(retry)
+    return ended, [dataclasses.replace(job, trials=tuple(again))] if again else []
 
 
 def host_memory_bytes() -> int:

@@ -10,29 +10,42 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import secrets
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clray.config import Resources
 from clray.errors import OutputError, ResourceError
 from clray.process import configure_jax
+from clray.process_tree import command_of, descendants, end_processes
 from clray.store.filesystem import Storage
-from clray.trials.job import Job, OnEvent, Outcome, run_job
-from clray.trials.runner_local import MEMORY_SHARE, host_memory_bytes
+from clray.store.layout import SweepLayout
+from clray.trials.attempt import Outcome
+from clray.trials.job import Job, OnEvent, run_job
+from clray.trials.runner_local import MEMORY_SHARE, host_memory_bytes, sort_outcomes
+from clray.trials.status import read_json
 
-MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.5
+SILENCE_SECONDS = 10.0
+"""Time that Ray has to report the tasks of a dead node by itself."""
 TASKS_PER_SLOT = 2
 PROBE_SECONDS = 60.0
 SMALL_GPU_BYTES = 8 * 2**30
 """Taken where no GPU can be asked (all busy, or still to be started)."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_OUT_OF_HOST_MEMORY = (
+    "out of memory on the host: Ray ended the worker before the node ran full. Lower resources.max_lanes, n_repeats or "
+    "logging.n_subsamples, or raise resources.num_cpus so that fewer trials share a node"
+)
 
 
 class Board:
@@ -55,7 +68,8 @@ def work(job: dict[str, Any], num_cpus: float, num_gpus: float, path: list[str],
     configure_jax(num_cpus, num_gpus)
     for trial in job["trials"]:
         board.post.remote(trial["trial_id"], {"event": "start", "attempt": trial["attempt"]})
-    outcomes = run_job(Job.from_plain(job), lambda trial_id, event: board.post.remote(trial_id, dict(event)))
+    node = ray.get_runtime_context().get_node_id()
+    outcomes = run_job(Job.from_plain(job), lambda trial_id, event: board.post.remote(trial_id, dict(event)), node)
     return [dataclasses.asdict(outcome) for outcome in outcomes]
 
 
@@ -110,13 +124,20 @@ class RayRunner:
     def _connect(self) -> None:
         # Ray would hand GPU visibility of the driver to tasks without GPUs; tasks say for themselves what they use.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        before = descendants()
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
         try:
             if self._address:
                 ray.init(address=self._address, **quiet)
             else:
                 ray.init(address="local", include_dashboard=False, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        except BaseException as error:
+            # Half a cluster: its agents would look for their raylet for a minute before they end by themselves.
+            end_processes({pid: born for pid, born in descendants().items() if pid not in before and "ray" in command_of(pid)})
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            if not isinstance(error, (ConnectionError, RuntimeError, ValueError, RayError)):
+                raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             where = f"--address {self._address}: no Ray cluster answers there" if self._address else "Ray could not be started here"
             raise ResourceError(f"{where} ({reason}). Start one with 'ray start --head', or leave --address out") from None
@@ -184,30 +205,39 @@ class RayRunner:
         shares = [node.get("memory", 0) * self.num_cpus / node["CPU"] for node in nodes]
         return int(MEMORY_SHARE * min(shares, default=host_memory_bytes()))
 
-    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], on_event: OnEvent, check: Callable[[], None]) -> Iterator[Outcome]:
         """Yields an outcome a trial as jobs end. At most twice the slots are in flight."""
         remote = self._task()
-        board: Any = ray.remote(num_cpus=0)(Board).remote()
+        board: Any = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=_on_this_node()).remote()
         waiting = deque(jobs)
         running: dict[Any, Job] = {}
+        dead, sendings = DeadNodes(), 0
         try:
             while waiting or running:
+                check()
                 while waiting and len(running) < TASKS_PER_SLOT * self.slots():
                     job = waiting.popleft()
                     running[remote.remote(job.plain(), self.num_cpus, self.num_gpus, sys.path, board)] = job
                 ready, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
                 self._relay(board, on_event)
-                for ref in ready:
-                    job = running.pop(ref)
-                    again = []
-                    for trial, outcome in zip(job.trials, self._outcomes(ref, job), strict=True):
-                        if outcome.cause == "system" and trial.attempt < MAX_ATTEMPTS:
-                            on_event(trial.trial_id, {"event": "retry", "attempt": trial.attempt + 1, "error": outcome.error})
-                            again.append(dataclasses.replace(trial, attempt=trial.attempt + 1))
-                        else:
-                            yield outcome
-                    if again:
-                        waiting.append(dataclasses.replace(job, trials=tuple(again)))
+                results = [(job := running.pop(ref), self._outcomes(ref, job)) for ref in ready]
+                frozen = dead.jobs_of(running)
+                if frozen:
+                    # Ray asks once for a worker for tasks of one kind, and would wait for the frozen node to answer: be of another kind.
+                    sendings += 1
+                    remote = self._task().options(runtime_env={"env_vars": {"CLRAY_SENDING": str(sendings)}})
+                for ref, job, node in frozen:
+                    del running[ref]
+                    with contextlib.suppress(Exception):
+                        ray.cancel(ref, force=True)
+                    if node is None:
+                        waiting.append(job)
+                    else:
+                        results.append((job, _lost(job, f"node {node} stopped answering")))
+                for job, outcomes in results:
+                    ended, again = sort_outcomes(job, outcomes, on_event)
+                    waiting.extend(again)
+                    yield from ended
         finally:
             for ref in running:
                 with contextlib.suppress(Exception):
@@ -232,10 +262,62 @@ class RayRunner:
         try:
             return [Outcome(**outcome) for outcome in ray.get(ref)]
         except RayTaskError as error:
-            cause, reason = "program", f"{type(error.cause).__name__}: {error.cause}"
+            cause, reason, text = "program", f"{type(error.cause).__name__}: {error.cause}", str(error)
+        except OutOfMemoryError as error:
+            cause, reason, text = "system", _OUT_OF_HOST_MEMORY, str(error)
         except RayError as error:
-            cause, reason = "system", f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        return [Outcome(trial.trial_id, "failed", cause, reason, trial.attempt) for trial in job.trials]
+            cause, text = "system", str(error)
+            reason = f"{type(error).__name__}: {text.strip().partition('. ')[0]}"
+        reason, trace = (reason.splitlines() or [""])[0], _COLOUR.sub("", text)
+        return [Outcome(trial.trial_id, "failed", cause, reason, trial.attempt, trace) for trial in job.trials]
+
+
+def _lost(job: Job, reason: str) -> list[Outcome]:
+    return [Outcome(trial.trial_id, "failed", "system", reason, trial.attempt, reason) for trial in job.trials]
+
+
+class DeadNodes:
+    """Finds jobs of nodes that froze. Ray reports those of a node whose connections broke; where a machine hangs, they stay open, and
+    Ray waits for its tasks, and for tasks that it was about to send there, for many minutes or for ever."""
+
+    def __init__(self) -> None:
+        self._died: dict[str, float] = {}
+        self._settled = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        self._sent: dict[Any, float] = {}
+
+    def jobs_of(self, running: Mapping[Any, Job]) -> list[tuple[Any, Job, str | None]]:
+        """Jobs that will not end by themselves: reference, job, and the node it ran on, None where it may never have begun."""
+        now = time.monotonic()
+        self._sent = {ref: self._sent.get(ref, now) for ref in running}
+        for node in ray.nodes():
+            if not node["Alive"]:
+                self._died.setdefault(node["NodeID"], now)
+        due = {node: at for node, at in self._died.items() if node not in self._settled and now - at > SILENCE_SECONDS}
+        self._settled |= set(due)
+        found: list[tuple[Any, Job, str | None]] = []
+        for ref, job in running.items() if due else ():
+            node = _node_of(job)
+            if node in due:
+                found.append((ref, job, node))
+            elif node is None and self._sent[ref] <= max(due.values()):
+                found.append((ref, job, None))
+        return found
+
+
+def _node_of(job: Job) -> str | None:
+    """Where a job runs by the record of its attempt, None where it has not begun."""
+    trial = job.trials[0]
+    with contextlib.suppress(OutputError):
+        record = read_json(Storage.of(job.root), SweepLayout().trial(trial.trial_id).attempt(trial.attempt))
+        return record.get("node") if record else None
+    return None
+
+
+def _on_this_node() -> Any:
+    """The driver's own node, which is there as long as the driver; a driver outside the cluster takes any."""
+    with contextlib.suppress(Exception):
+        return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return "DEFAULT"
 
 
 def _autoscales() -> bool:

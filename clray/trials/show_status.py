@@ -37,6 +37,7 @@ def print_status(folder: str, as_json: bool = False) -> None:
         return
     console = Console(width=None if Console().is_terminal else 200)
     console.print(_table(found, rows))
+    print_failures(console, storage, layout, {trial_id: status for trial_id, status in found.items() if status.status == "failed"})
     counts = Counter(status.status for status in found.values())
     driver = "no driver" if age is None else f"driver {'seen' if alive else 'gone, last seen'} {show_age(age)} ago"
     console.print(f"{', '.join(f'{n} {status}' for status, n in counts.most_common())}; {driver}", highlight=False)
@@ -81,4 +82,5 @@ def _plain(trial_id: str, status: TrialStatus, row: Mapping[str, Any]) -> dict[s
         "last_commit_seconds": status.last_commit,
         "cause": status.cause,
         "error": status.error,
+        "host": status.host,
     }

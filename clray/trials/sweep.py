@@ -5,32 +5,32 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
-import json
-import os
 import platform
-import socket
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from clray import __version__
+from clray.artifacts import other_version
 from clray.config import Experiment
-from clray.errors import OutputError
 from clray.memory import estimate
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
+from clray.store.lease import Lease
+from clray.store.reader import committed_folders
+from clray.trials.attempt import JobTrial, Outcome, close_interrupted
 from clray.trials.expand import Trial
-from clray.trials.job import Job, JobTrial, OnEvent, Outcome, now
+from clray.trials.job import Job, OnEvent
 from clray.trials.pack import make_packs
 from clray.trials.plan import Plan
 from clray.trials.runner_local import Runner
-from clray.trials.status import FINISHED, TrialStatus, read_json, read_status
+from clray.trials.status import FINISHED, TrialStatus, read_status
 from clray.trials.table import TrialsTable, row_of
 
-RENEW_SECONDS = 5.0
 PACKAGES = ("clray", "jax", "jaxlib", "flax", "optax", "torch", "ray", "numpy")
 
 
@@ -71,7 +71,12 @@ def versions() -> dict[str, str]:
 
 
 def run_plan(
-    plan: Plan, storage: Storage, runner: contextlib.AbstractContextManager[Runner] | Runner, on_event: OnEvent, retry_failed: bool = False
+    plan: Plan,
+    storage: Storage,
+    runner: contextlib.AbstractContextManager[Runner] | Runner,
+    on_event: OnEvent,
+    lease: Lease,
+    retry_failed: bool = False,
 ) -> SweepResult:
     """Runs everything of ``plan`` that is not finished.
 
@@ -79,48 +84,76 @@ def run_plan(
         storage: the sweep's folder.
         runner: entered only if there is something to run.
         on_event: called with (trial id, event); events: planned, start, task, retry, end.
-        retry_failed: also run trials again whose program failed.
+        lease: on the folder, held.
+        retry_failed: also run trials again whose program failed, or that the system lost too often.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds trials that another version of clray began.
+        LeaseLostError: another driver took over, or the folder was removed.
         ResourceError: the runner cannot start.
     """
     layout = SweepLayout()
-    storage.check_writable()
+    statuses = {t.trial_id: read_status(storage, layout.trial(t.trial_id), driver_alive=False, commits=False) for t in plan.trials}
+    todo = [t for t in plan.trials if not _left_alone(statuses[t.trial_id], retry_failed)]
+    refuse_other_version(storage, layout, {trial.trial_id: statuses[trial.trial_id] for trial in todo})
     _write_sweep_file(storage, layout, plan)
     table = TrialsTable(storage, layout)
-    statuses = {t.trial_id: read_status(storage, layout.trial(t.trial_id), driver_alive=False, commits=False) for t in plan.trials}
-    todo = []
-    for trial in plan.trials:
-        status = statuses[trial.trial_id]
-        if status.status in FINISHED or (status.status == "failed" and status.cause == "program" and not retry_failed):
-            continue
-        statuses[trial.trial_id] = TrialStatus("pending", attempts=status.attempts)
-        todo.append(trial)
+    statuses |= {t.trial_id: _pending(storage, layout, t.trial_id, statuses[t.trial_id], retry_failed) for t in todo}
     params = {trial.trial_id: trial.params for trial in plan.trials}
     for trial_id, status in statuses.items():
         table.rows[trial_id] = row_of(trial_id, params[trial_id], status)
     table.write()
-    reused = sum(status.status in FINISHED for status in statuses.values())
-    on_event("", {"event": "planned", "jobs": len(todo), "reused": reused, "trials": len(plan.trials)})
+    finished = [status for status in statuses.values() if status.status in FINISHED]
+    others = Counter(status.clray for status in finished if status.clray not in ("", __version__))
+    planned = {"jobs": len(todo), "reused": len(finished), "trials": len(plan.trials), "other_versions": dict(others)}
+    on_event("", {"event": "planned", **planned})
     if todo:
-        with _lease(storage, layout):
-            entered = runner if isinstance(runner, contextlib.AbstractContextManager) else contextlib.nullcontext(runner)
-            with entered as active:
-                if hasattr(active, "check_shared"):
-                    active.check_shared(storage.root)
-                try:
-                    jobs = make_jobs(plan, todo, statuses, storage.root, active)
-                    for outcome in active.run(jobs, on_event):
-                        _record(table, storage, layout, params, outcome, on_event)
-                finally:
+        entered = runner if isinstance(runner, contextlib.AbstractContextManager) else contextlib.nullcontext(runner)
+        with entered as active:
+            if hasattr(active, "check_shared"):
+                active.check_shared(storage.root)
+            try:
+                jobs = make_jobs(plan, todo, statuses, storage.root, active, lease.ticket)
+                for outcome in active.run(jobs, on_event, lease.check):
+                    if outcome.cause in ("lease", "storage"):
+                        lease.look()  # a folder that was removed or taken over explains more than what failed in it
+                    _record(table, storage, layout, params, outcome, on_event)
+            finally:
+                if lease.held():
                     table.write()
     rows = [table.rows[trial.trial_id] for trial in plan.trials]
-    return SweepResult(storage.display, rows, reused, sorted(set(table.rows) - set(params)))
+    return SweepResult(storage.display, rows, len(finished), sorted(set(table.rows) - set(params)))
 
 
-def make_jobs(plan: Plan, todo: Sequence[Trial], statuses: Mapping[str, TrialStatus], root: str, runner: Runner) -> list[Job]:
-    """Packs of trials, ready to be sent out."""
+def _left_alone(status: TrialStatus, retry_failed: bool) -> bool:
+    return status.status in FINISHED or (status.given_up and not retry_failed)
+
+
+def _pending(storage: Storage, layout: SweepLayout, trial_id: str, status: TrialStatus, retry_failed: bool) -> TrialStatus:
+    """A trial that is about to run again; the record of an attempt that its driver left is closed."""
+    if status.left_open:
+        close_interrupted(storage, layout.trial(trial_id), status.attempts)
+    return TrialStatus("pending", attempts=status.attempts, losses=0 if retry_failed else status.losses)
+
+
+def refuse_other_version(storage: Storage, layout: SweepLayout, statuses: Mapping[str, TrialStatus]) -> None:
+    """Refuses to go on with trials that another version of clray began; nothing is lost either way.
+
+    Raises:
+        OutputError: naming the trials and the version.
+    """
+    begun: dict[str, list[str]] = {}
+    for trial_id, status in statuses.items():
+        if status.clray not in ("", __version__) and committed_folders(storage, layout.trial(trial_id)):
+            begun.setdefault(status.clray, []).append(trial_id)
+    for version, trial_ids in begun.items():
+        raise other_version(storage, trial_ids, version)
+
+
+def make_jobs(
+    plan: Plan, todo: Sequence[Trial], statuses: Mapping[str, TrialStatus], root: str, runner: Runner, ticket: tuple[int, str]
+) -> list[Job]:
+    """Packs of trials, ready to be sent out under a lease (see ``Lease.ticket``)."""
     memory = runner.memory_bytes()
 
     def lanes_that_fit(trial: Trial) -> int:
@@ -130,10 +163,12 @@ def make_jobs(plan: Plan, todo: Sequence[Trial], statuses: Mapping[str, TrialSta
         need = estimate(trial.experiment, sizes)
         return memory * sizes.n_repeats // max(need.device, need.host)
 
-    return [
-        Job(root, tuple(JobTrial(t.trial_id, travelling(t.experiment), statuses[t.trial_id].attempts + 1) for t in pack))
-        for pack in make_packs(todo, runner.slots(), plan.sweep.resources.max_lanes, lanes_that_fit)
-    ]
+    def next_attempt(trial: Trial) -> JobTrial:
+        before = statuses[trial.trial_id]
+        return JobTrial(trial.trial_id, travelling(trial.experiment), before.attempts + 1, before.losses)
+
+    packs = make_packs(todo, runner.slots(), plan.sweep.resources.max_lanes, lanes_that_fit)
+    return [Job(root, tuple(map(next_attempt, pack)), ticket) for pack in packs]
 
 
 def travelling(experiment: Experiment) -> dict[str, Any]:
@@ -150,14 +185,9 @@ def _record(
     table: TrialsTable, storage: Storage, layout: SweepLayout, params: Mapping[str, Mapping[str, Any]], outcome: Outcome, on_event: OnEvent
 ) -> None:
     status = read_status(storage, layout.trial(outcome.trial_id), driver_alive=False, commits=False)
-    if outcome.status == "failed":
-        # The worker may have died before it could write how its attempt ended.
-        status = TrialStatus("failed", attempts=max(status.attempts, outcome.attempt), error=outcome.error, cause=outcome.cause)
-        with contextlib.suppress(OutputError):
-            path = layout.trial(outcome.trial_id).attempt(outcome.attempt)
-            known = read_json(storage, path) or {}
-            ended = {"end": now(), "outcome": "failed", "cause": outcome.cause, "error": outcome.error}
-            storage.replace_bytes(path, json.dumps({**known, **ended}, indent=1).encode())
+    if outcome.status == "failed" and status.status not in FINISHED:
+        # Its record may say less, where even that could not be written.
+        status = replace(status, status="failed", attempts=max(status.attempts, outcome.attempt), error=outcome.error, cause=outcome.cause)
     row = row_of(outcome.trial_id, params[outcome.trial_id], status)
     table.put(row)
     on_event(outcome.trial_id, {"event": "end", "row": row})
@@ -170,29 +200,3 @@ def _write_sweep_file(storage: Storage, layout: SweepLayout, plan: Plan) -> None
     yaml.sort_base_mapping_type_on_output = False
     yaml.dump({**plan.document, "name": plan.name, "versions": versions()}, text)
     storage.replace_bytes(layout.sweep, text.getvalue().encode())
-
-
-@contextlib.contextmanager
-def _lease(storage: Storage, layout: SweepLayout) -> Iterator[None]:
-    """Renews a small file that says who drives the sweep, so that ``clray status`` can tell running from interrupted."""
-    record = {"host": socket.gethostname(), "pid": os.getpid(), "start": now()}
-    stop = threading.Event()
-
-    def renew() -> None:
-        with contextlib.suppress(OutputError, OSError):
-            storage.replace_bytes(layout.lease, json.dumps({**record, "renewed": now()}).encode())
-
-    def loop() -> None:
-        while not stop.wait(RENEW_SECONDS):
-            renew()
-
-    renew()
-    thread = threading.Thread(target=loop, name="clray-lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        with contextlib.suppress(OutputError, OSError):
-            storage.remove_file(layout.lease)

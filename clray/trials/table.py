@@ -37,6 +37,7 @@ def row_of(trial_id: str, params: Mapping[str, Any], status: TrialStatus) -> dic
         "n_diverged": result.get("n_diverged"),
         "seconds": result.get("seconds"),
         "error": status.error or None,
+        "clray": status.clray or None,
         **{f"param.{key}": value for key, value in params.items()},
     }
     for name, values in result.get("metrics", {}).items():

@@ -110,7 +110,7 @@ def write_sweep(folder: str, document: Mapping[str, Any] = DOCUMENT, states: tup
     storage.replace_bytes(layout.sweep, text.getvalue().encode())
     now = datetime.datetime.now(datetime.UTC)
     if alive:  # a lease from the future, so that the sweep is still alive in a test minutes later
-        storage.replace_bytes(layout.lease, json.dumps({"renewed": (now + datetime.timedelta(hours=1)).isoformat()}).encode())
+        storage.replace_bytes(layout.lease(1), json.dumps({"renewed": (now + datetime.timedelta(hours=1)).isoformat()}).encode())
     for seed, trial in enumerate(plan.trials):
         state = states[seed] if seed < len(states) else "done"
         if state != "pending":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import clray
+from clray.errors import ResourceError
+from clray.trials import entry
 from tests.trials.sweeps import experiment, sweep, write
 
 pytestmark = pytest.mark.ray
@@ -135,3 +140,28 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.startswith(f"clray: --address {address}: no Ray cluster answers there (Connection refused). Start one with")
         assert not (tmp_path / "out" / "small" / "trials").exists()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["silent", "web server"])
+def test_a_port_where_something_else_listens_is_refused_in_seconds(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(answer)
+                if not answer:
+                    time.sleep(2)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        reason = "something else listens there" if answer else "no answer"
+        with pytest.raises(ResourceError, match=rf"no Ray cluster answers there \({reason}\)"):
+            entry.check_address(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def test_a_real_cluster_is_known_by_its_first_bytes(ray_address: str) -> None:
+    entry.check_address(ray_address)

@@ -16,8 +16,9 @@ import pytest
 from clray.errors import OutputError
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
+from clray.store.lease import STALE_SECONDS, Holder, this_machine
 from clray.trials.show_status import print_status
-from clray.trials.status import STALE_SECONDS, TrialStatus, is_alive, read_status
+from clray.trials.status import TrialStatus, is_alive, read_status
 from clray.trials.table import TrialsTable, row_of
 
 LAYOUT = SweepLayout()
@@ -40,9 +41,11 @@ def write(storage: Storage, path: str, **content: Any) -> None:
     storage.replace_bytes(path, json.dumps(content).encode())
 
 
-def hold(storage: Storage, pid: int, host: str | None = None, seconds: float = 1.0) -> None:
+def hold(storage: Storage, pid: int, machine: str | None = None, seconds: float = 1.0, **more: Any) -> None:
     """A driver's lease, renewed so many seconds ago."""
-    write(storage, LAYOUT.lease, host=host or socket.gethostname(), pid=pid, start=ago(99), renewed=ago(seconds))
+    machine = this_machine() if machine is None else machine
+    holder = Holder(1, "n", socket.gethostname(), pid, machine, start=ago(99), renewed=ago(seconds), **more)
+    storage.replace_bytes(LAYOUT.lease(1), holder.to_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +115,13 @@ def test_a_driver_is_alive_while_it_renews_its_lease(storage: Storage, dead_pid:
     assert not is_alive(storage, LAYOUT)
     hold(storage, dead_pid)
     assert not is_alive(storage, LAYOUT)  # killed on this machine: no need to wait for the lease
-    hold(storage, dead_pid, host="another-machine")
+    hold(storage, dead_pid, machine="another one")
     assert is_alive(storage, LAYOUT)  # its process ids say nothing here
-    storage.replace_bytes(LAYOUT.lease, b"{}")
+    hold(storage, os.getpid(), born=1)
+    assert not is_alive(storage, LAYOUT)  # the number belongs to a later process by now
+    hold(storage, os.getpid(), released=True)
+    assert not is_alive(storage, LAYOUT)
+    storage.replace_bytes(LAYOUT.lease(2), b"{}")
     assert not is_alive(storage, LAYOUT)
 
 
@@ -123,19 +130,30 @@ def test_the_printed_table_has_a_line_a_trial_and_counts(storage: Storage, dead_
     for number in range(4):
         table.rows[f"t_{number}"] = row_of(f"t_{number}", {"model.hidden": [number, 8]}, TrialStatus("pending"))
     table.write()
-    write(storage, LAYOUT.trial("t_1").attempt(1), outcome="failed", cause="program", error="ValueError: shape [/4, 3]")
+    failed = LAYOUT.trial("t_1")
+    write(storage, failed.attempt(1), outcome="failed", cause="program", error="ValueError: shape [/4, 3]", host="far", node="n1")
+    storage.replace_bytes(failed.log, "".join(f"line {number}\n" for number in range(7)).encode())
+    storage.replace_bytes(failed.traceback, b"Traceback ...")
     write(storage, LAYOUT.trial("t_2").result, status="done", n_tasks=5, attempts=2)
     write(storage, LAYOUT.trial("t_3").attempt(1), outcome="running")
     write(storage, LAYOUT.trial("t_old").result, status="done", n_tasks=1, attempts=1)
     hold(storage, dead_pid)
     print_status(storage.root)
-    lines = {line.split()[0]: line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines()}
+    out = capsys.readouterr().out
+    table_of_trials, failure, *_, counts = out.strip().split("\n\n")
+    lines = {line.split()[0]: line.split(None, 1)[1] for line in table_of_trials.splitlines()}
     assert lines["t_0"].split() == ["[0,8]", "pending", "0", "0", "-"]
     assert lines["t_1"].split(None, 5) == ["[1,8]", "failed", "0", "1", "-", "program: ValueError: shape [/4, 3]"]
     assert lines["t_2"].split() == ["[2,8]", "done", "0", "2", "-"]
     assert lines["t_3"].split() == ["[3,8]", "interrupted", "0", "1", "-"]
     assert lines["t_old"].split() == ["done", "0", "1", "-"]  # in the folder, though no sweep asks for it any more
-    assert lines["2"] == "done, 1 pending, 1 failed, 1 interrupted; driver gone, last seen 1 s ago"
+    assert failure.splitlines() == [
+        "t_1 failed (program) in attempt 1 on far (node n1): ValueError: shape [/4, 3]",
+        *(f"  line {number}" for number in range(2, 7)),
+        f"  whole traceback: {storage.root}/trials/t_1/attempts/traceback.txt",
+    ]
+    assert counts.splitlines()[-1] == "2 done, 1 pending, 1 failed, 1 interrupted; driver gone, last seen 1 s ago"
+    assert "run again with --retry-failed" in counts
     hold(storage, os.getpid())
     print_status(storage.root)
     out = capsys.readouterr().out
