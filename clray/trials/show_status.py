@@ -15,6 +15,7 @@ from clray.display import show_age, show_value
 from clray.errors import OutputError
 from clray.store.filesystem import Storage, is_name
 from clray.store.layout import SweepLayout
+from clray.trials.show_failures import print_failures
 from clray.trials.status import TrialStatus, driver_age, is_alive, read_status
 from clray.trials.table import read_rows
 
