@@ -29,6 +29,7 @@ from clray.assembly import (
     stack_lanes,
     transformed_pool,
 )
+from clray.calibration import lane_width
 from clray.config import Experiment
 from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, place_once, plan_chunks
 from clray.core.program import Lane, Pools, TaskArrays
@@ -165,7 +166,7 @@ class TrialPack:
     Args:
         members: trials whose experiments differ only in seed and traced hyperparameters.
         devices: JAX devices to use; default all of this process.
-        width: lanes a chunk; see ``plan_chunks``.
+        width: lanes a chunk; default what was measured on this machine, see ``clray.calibration``.
         log_bytes: memory that the logs of a task may fill on all devices together; default a share of what they have.
         gather: keep the training split on the devices and gather tasks there, instead of building them on the host; default
             on everything but CPUs, where the split is small against the memory, and everywhere for cumulative training, where
@@ -253,7 +254,9 @@ class _Sequence:
         self.n_repeats = pack.sizes.n_repeats
         self.seconds = pack.seconds
         self.seeds = list(dict.fromkeys(member.experiment.seed for member in members))
-        self.chunks = plan_chunks(len(members) * self.n_repeats, pack.devices, pack.width)
+        n_lanes = len(members) * self.n_repeats
+        width = pack.width or lane_width(pack.spec, n_lanes, pack.devices, pack.sizes.n_tasks)
+        self.chunks = plan_chunks(n_lanes, pack.devices, width)
         starts = [self.seeds.index(member.experiment.seed) * self.n_repeats for member in members]
         self.row_of_lane = [start + repeat for start in starts for repeat in range(self.n_repeats)]
         self.table = stack_lanes([pack.draw_of[member.experiment.seed].lanes(member.experiment) for member in members])

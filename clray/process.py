@@ -40,20 +40,32 @@ def configure_jax(num_cpus: float, num_gpus: float | None = None) -> None:
             raise RuntimeError(f"the task was given {num_gpus:g} GPU but JAX sees only CPUs; install clray[cuda] on this node")
 
 
+def compiled_folder() -> str | None:
+    """The folder of this machine's own disk where what is compiled and measured is kept; None where nothing is.
+
+    ``CLRAY_COMPILED_DIR`` names another folder, or ``off``. A folder of somebody else is not used.
+    """
+    folder = os.environ.get("CLRAY_COMPILED_DIR") or os.path.join(tempfile.gettempdir(), f"clray-compiled-{os.getuid()}")
+    if folder == "off":
+        return None
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        # Programs are loaded and run from there: nobody else may write it.
+        return folder if os.stat(folder).st_uid == os.getuid() else None
+    return None
+
+
 def _keep_compiled_programs() -> None:
     """Lets JAX keep compiled programs on this machine's own disk, so that the next process need not compile them again.
 
-    JAX keys entries by its version, the program and the device, and compiles anew where an entry cannot be read.
-    ``CLRAY_COMPILED_DIR`` names another folder, or ``off``; a cache that is set up by JAX's own options is left alone.
+    JAX keys entries by its version, the program and the device, and compiles anew where an entry cannot be read. A cache that is
+    set up by JAX's own options is left alone.
     """
     import jax
 
-    folder = os.environ.get("CLRAY_COMPILED_DIR") or os.path.join(tempfile.gettempdir(), f"clray-compiled-{os.getuid()}")
-    if folder == "off" or getattr(jax.config, "jax_compilation_cache_dir", None):
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
         return
-    with contextlib.suppress(OSError):
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        if os.stat(folder).st_uid != os.getuid():
-            return  # programs are loaded and run from there: nobody else may write it
+    folder = compiled_folder()
+    if folder is not None:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
