@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks.data import digits_experiment
 from benchmarks.timing import report
+from clray.store.lease import Lease
 from clray.trials.plan import Plan, plan_sweep
 from clray.trials.runner_ray import RayRunner
 from clray.trials.sweep import run_plan, sweep_root
@@ -130,7 +131,9 @@ def many_trials(output: str, n_trials: int) -> tuple[list[tuple[str, str, str]],
     TrialsTable.write = meter.counted(original)  # type: ignore[method-assign]
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        result = run_plan(plan, sweep_root(output, plan.name), IdleRunner(plan.sweep.resources), meter)
+        storage = sweep_root(output, plan.name)
+        with Lease.claim(storage, force=False) as lease:
+            result = run_plan(plan, storage, IdleRunner(plan.sweep.resources), meter, lease)
     finally:
         TrialsTable.write = original  # type: ignore[method-assign]
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -180,8 +183,9 @@ def lost_node(output: str, name: str, n_nodes: int, lose: Callable[[], None]) ->
 
     thread = threading.Thread(target=lose_when_started)
     thread.start()
-    with contextlib.suppress(KeyboardInterrupt):
-        run_plan(plan, sweep_root(output, plan.name), SlowRunner(plan.sweep.resources), on_event)
+    storage = sweep_root(output, plan.name)
+    with contextlib.suppress(KeyboardInterrupt), Lease.claim(storage, force=False) as lease:
+        run_plan(plan, storage, SlowRunner(plan.sweep.resources), on_event, lease)
     thread.join()
     if not lost_at:
         return f"not measured: {len(started)} of {n_nodes} trials started"
