@@ -56,5 +56,7 @@ product.defvjp(_forward, _backward)
 def dot_general(x: Array, kernel: Array, dimensions: Any, precision: Any = None, **options: Any) -> Array:
     """``product`` in the form in which flax's layers call it; anything but [..., n_in] x [n_in, n_out] goes to ``lax``."""
     if precision is None and dimensions == (((x.ndim - 1,), (0,)), ((), ())) and not any(options.values()):
+        if x.ndim == 2:
+            return product(x, kernel)
         return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
     return jnp.asarray(lax.dot_general(x, kernel, dimensions, precision=precision, **options))

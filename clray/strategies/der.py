@@ -25,7 +25,7 @@ from clray.strategies.base import Context, StaticSizes, Step, Strategy, TaskData
 from clray.strategies.buffer import append
 from clray.strategies.choices import NO_CHOICE, among, only
 from clray.strategies.er import Remembering
-from clray.strategies.memories import memory_of
+from clray.strategies.memories import STREAMING, memory_of
 from clray.types import Array, Batch, Params
 
 Strength = Annotated[float, Field(ge=0.0), Traced()]
@@ -85,7 +85,8 @@ class DER(Remembering):
         def end_task(state: State, params: Params, data: TaskData, ctx: Context) -> State:
             return state._replace(buffer=memory.end_task(state.buffer, params, data, ctx))
 
-        return Strategy(init=init, batch=batch, penalty=penalty, after_step=after_step, end_task=end_task)
+        strategy = Strategy(init=init, batch=batch, penalty=penalty, after_step=after_step)
+        return strategy if self.selection in STREAMING else strategy._replace(end_task=end_task)
 
 
 class DERPlusPlus(DER):

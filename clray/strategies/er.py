@@ -65,4 +65,5 @@ class ER(Weighted, Remembering):
             current = batch._replace(weights=(1.0 - share) * batch.weights / jnp.sum(batch.weights))
             return state, append(current, replay.samples, jnp.full(n_rows, share / n_rows))
 
-        return Strategy(init=init, batch=batch, end_task=memory.end_task)
+        strategy = Strategy(init=init, batch=batch)
+        return strategy if self.selection in STREAMING else strategy._replace(end_task=memory.end_task)

@@ -64,7 +64,7 @@ class StudyPack(TrialPack):
         self.study: Study = member.experiment
         self.member = member
         given = member.folders
-        member.folders = StudyFolders(given.storage, given.trial_id, given.attempt)
+        member.folders = StudyFolders(given.storage, given.trial_id, given.attempt, given.fence)
         some = next(iter(self.draw_of.values()))
         self.draw = StudyDraw(self.study, some.loader.dataset, self.sizes)
         self.draw_of = {self.study.seed: self.draw}

@@ -204,7 +204,7 @@ class _Value:
     kind: int
     value: Any
     shape: tuple[int, ...]
-    once: bool = False  # made by a meeting and used once, where it was made
+    once: bool = False  # made by a meeting and used once
 
 
 def _walk(jaxpr: Any, constants: list[_Value], operands: list[_Value], meet: Callable[[Any, list[_Value]], _Value]) -> list[_Value]:
@@ -223,8 +223,9 @@ def _walk(jaxpr: Any, constants: list[_Value], operands: list[_Value], meet: Cal
             inner = _inner(equation)
             if inner is not None:
                 passed = [replace(value, once=False) for value in given]
-                inside = _walk(inner.jaxpr, [_Value(CONSTANT, value, ()) for value in inner.consts], passed, meet)
-                outputs = [replace(value, once=False) for value in inside]
+                outputs = _walk(inner.jaxpr, [_Value(CONSTANT, value, ()) for value in inner.consts], passed, meet)
+                for value, var in zip(outputs, equation.outvars, strict=True):
+                    value.once = value.once and used[id(var)] == 1
             elif len(equation.outvars) == 1:
                 outputs = [meet(equation, given)]
                 outputs[0].once = used[id(equation.outvars[0])] == 1

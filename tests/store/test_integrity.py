@@ -88,6 +88,7 @@ def test_a_lost_folder_of_a_complete_trial_is_found(storage: Storage, trial: Tri
 
 def test_a_folder_of_another_experiment_is_found(memory: Storage, trial: TrialLayout, complete: Callable) -> None:
     complete(memory)
+    memory.remove_file(trial.result)
     write_result(memory, trial, {"status": "done", "n_tasks": 2, "attempts": 1, "config": "another"})
     assert {damage.part for damage in damage_in(memory)} == set(FOLDERS)
 

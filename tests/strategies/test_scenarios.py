@@ -123,7 +123,8 @@ def test_lwf_distils_earlier_heads_one_by_one_and_classes_as_they_were_taught(sc
     strategy, temperature, share = LwF(name="lwf").build(), 2.0, 0.3
     data, network = data_of(5, [2 * task, 2 * task + 1, 2 * task, 2 * task]), in_torch(PARAMS)
     batch, ctx = Batch(scale(data.images), data.labels, jnp.ones(4)), in_scenario(scenario, task, temperature=temperature, alpha=share)
-    state = strategy.end_task(strategy.init(PARAMS, sizes(scenario)), TEACHER, data, ctx)
+    fresh = strategy.init(PARAMS, sizes(scenario))
+    state = strategy.boundary(fresh, fresh, TEACHER, ctx)
 
     def loss(params: Any) -> Any:
         logits = forward(params, batch.images)[0]
