@@ -131,6 +131,9 @@ class TrialFolders:
         fence: of the driver's lease, checked before anything is removed or becomes visible; None outside a sweep.
     """
 
+    read_again: bool | frozenset[str] = _READ_AGAIN
+    """Files of committed folders whose content is checked; True: all."""
+
     def __init__(self, storage: Storage, trial_id: str, attempt: str, fence: Fence | None = None):
         self.storage = storage
         self.trial_id = trial_id
@@ -191,7 +194,7 @@ class TrialFolders:
         """
         try:
             commit = read_commit(self.storage, self.trial, folder)
-            problems = verify(self.storage, self.trial, commit, checksums=_READ_AGAIN) if commit else []
+            problems = verify(self.storage, self.trial, commit, checksums=self.read_again) if commit else []
         except DamagedError as error:
             commit, problems = None, [str(error)]
         if problems:
@@ -278,7 +281,12 @@ class TrialFolders:
         """
         matrix, initial = self.accuracy_matrix(experiment)
         diverged = np.isnan(matrix[-1]).any(axis=0)
-        values = summary(matrix.astype(np.float64), initial.astype(np.float64), np.asarray(experiment.eval_task_numbers))
+        # Repeat by repeat: with hundreds of tasks the matrix itself is most of what a trial needs of the host's memory.
+        evaluated = np.asarray(experiment.eval_task_numbers)
+        each = [
+            summary(matrix[..., [r]].astype(np.float64), initial[..., [r]].astype(np.float64), evaluated) for r in range(matrix.shape[-1])
+        ]
+        values = {name: np.concatenate([found[name] for found in each]) for name in each[0]}
         values |= self._baselines(experiment)
         metrics = {name: _metric(np.where(diverged, np.nan, value)) for name, value in values.items()}
         result = {

@@ -53,7 +53,8 @@ def make_spec(experiment: Experiment, sizes: Sizes) -> Spec:
 
 def baseline_spec(spec: Spec) -> Spec:
     """The program of the expert baseline: plain training that logs no tensors."""
-    return dataclasses.replace(spec, strategy=(Finetune(name="finetune"),), n_kept=0, log_weights=False, window=0, threshold=0.0)
+    plain = (Finetune(name="finetune"),)
+    return dataclasses.replace(spec, strategy=plain, n_kept=0, log_weights=False, n_segments=1, window=0, threshold=0.0)
 
 
 def joint_spec(spec: Spec, segment: int) -> Spec:

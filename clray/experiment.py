@@ -46,6 +46,9 @@ from clray.types import HostArray, Purpose
 LOG_SHARE = 0.3
 """Part of the devices' memory that the logs of one task may fill; those of the next one are there at the same time."""
 
+WRITERS = 2
+"""Trials of a pack that are written at once: one waits for the disk while another is hashed."""
+
 SOURCE_SHARE = 0.2
 """Part of a device's memory that the training split may fill so that tasks are gathered there."""
 
@@ -184,6 +187,7 @@ class TrialPack:
         self.members = list(members)
         self.devices = list(devices or jax.local_devices())
         self.width = width
+        self.writers = ThreadPoolExecutor(WRITERS, "clray-write")  # their threads, and with them their buffers, stay
         self.seconds = Seconds()
         since = time.perf_counter()
         experiment = members[0].experiment
@@ -361,31 +365,30 @@ class _Sequence:
         train: tuple[Sequence[int], HostArray, HostArray] | None = None,
     ) -> None:
         since = time.perf_counter()
-        for position, member in enumerate(self.members):
-            own = self.lanes_of(position)
 
-            def write(member: Member = member, own: range = own) -> None:
-                if folder in member.done:
-                    return
-                repeats = member.experiment.repeat_numbers
-                with member.folders.commit(folder) as out:
-                    facts = choice_facts(member.experiment, task if task is not None else 0 if folder == "initial" else -1)
-                    out.metrics(steps, repeats, member.experiment.eval_task_numbers, host.of_lanes(own), facts)
-                    if task is not None:
-                        out.train(steps, repeats, host.train_accuracy[:, own], host.train_loss[:, own])
-                    if train is not None:
-                        out.train(train[0], repeats, train[1][:, own], train[2][:, own])
-                    if expert is not None and task is not None:
-                        out.expert(steps, self.sizes.total_batches, repeats, task, expert.of_lanes(own))
-                    if state is not None and self.pack.spec.window:
-                        out.boundaries(repeats, state[".watch.steps"][own.start : own.stop])
-                    self._write_tensors(out, host, member, own)
-                    if state is not None:
-                        out.state({path: leaf[own.start : own.stop] for path, leaf in state.items()})
+        def write(member: Member, own: range) -> None:
+            repeats = member.experiment.repeat_numbers
+            with member.folders.commit(folder) as out:
+                facts = choice_facts(member.experiment, task if task is not None else 0 if folder == "initial" else -1)
+                out.metrics(steps, repeats, member.experiment.eval_task_numbers, host.of_lanes(own), facts)
                 if task is not None:
-                    self._report(member, task, host.end_accuracy[own.start : own.stop])
+                    out.train(steps, repeats, host.train_accuracy[:, own], host.train_loss[:, own])
+                if train is not None:
+                    out.train(train[0], repeats, train[1][:, own], train[2][:, own])
+                if expert is not None and task is not None:
+                    out.expert(steps, self.sizes.total_batches, repeats, task, expert.of_lanes(own))
+                if state is not None and self.pack.spec.window:
+                    out.boundaries(repeats, state[".watch.steps"][own.start : own.stop])
+                self._write_tensors(out, host, member, own)
+                if state is not None:
+                    out.state({path: leaf[own.start : own.stop] for path, leaf in state.items()})
 
-            member.guard(write)
+        missing = [(member, self.lanes_of(i)) for i, member in enumerate(self.members) if folder not in member.done]
+        list(self.pack.writers.map(lambda given: given[0].guard(lambda: write(*given)), missing))
+        if task is not None:
+            for member, own in missing:
+                accuracy = host.end_accuracy[own.start : own.stop]
+                member.guard(lambda member=member, accuracy=accuracy: self._report(member, task, accuracy))  # type: ignore[misc]
         self.seconds.add("write", since)
 
     def _report(self, member: Member, task: int, accuracy: HostArray) -> None:

@@ -14,10 +14,9 @@ import mmap
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from clray.errors import OutputError
 from clray.store.filesystem import output_error
 
 BUFFER_BYTES = 2048 * 2**10
@@ -98,8 +97,8 @@ class HashedFile:
         """Close without a guarantee; ``finish`` comes first where all went well."""
         if not self.closed:
             self.closed = True
-            with contextlib.suppress(OutputError):
-                self._wait()
+            if self._under_way is not None:
+                wait([self._under_way])  # the number of the file must not be used again before that
             with contextlib.suppress(OSError):
                 os.close(self._fd)
 
@@ -111,22 +110,26 @@ class HashedFile:
         self._buffer, self._spare, self._filled = self._spare, self._buffer, 0
 
     def _wait(self) -> None:
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
+        if self._under_way is not None:
             with self._explained():
-                under_way.result()
+                try:
+                    self._under_way.result()
+                finally:
+                    if self._under_way.done():  # not so where somebody interrupted the waiting
+                        self._under_way = None
 
     def _send(self, filled: memoryview) -> None:
         aligned = len(filled) // ALIGNMENT * ALIGNMENT if self._direct and len(filled) >= DIRECT_BYTES else 0
         if aligned and _set_direct(self._fd, True):
+            start = os.lseek(self._fd, 0, os.SEEK_CUR)
             try:
                 self._write_all(filled[:aligned])
-                filled = filled[aligned:]
             except OSError as error:
-                if error.errno != errno.EINVAL:  # this disk has larger blocks after all
+                if error.errno != errno.EINVAL:  # this disk has larger blocks after all, or took a part of one
                     raise
             finally:
                 _set_direct(self._fd, False)
+            filled = filled[os.lseek(self._fd, 0, os.SEEK_CUR) - start :]
         self._write_all(filled)
 
     def _write_all(self, data: memoryview) -> None:

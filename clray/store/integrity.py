@@ -13,7 +13,7 @@ from clray.store.commit import Commit, DamagedError
 from clray.store.filesystem import Storage, is_name
 from clray.store.layout import COMMIT, SweepLayout, TrialLayout, folder_order, is_folder_name
 from clray.store.reader import committed_folders, read_commit, verify
-from clray.store.result import read_result, small_files
+from clray.store.result import read_result, small_files, transform_files
 from clray.store.upkeep import set_aside, set_file_aside
 
 REMOTE_THREADS = 16
@@ -72,7 +72,9 @@ def parts_of(storage: Storage, trial_id: str) -> list[Part]:
         expected = TrialLayout.folder_names(min(result["n_tasks"], MOST_TASKS), joint="joint_acc" in result.get("metrics", {}))
         missing = sorted(set(expected) - set(folders), key=folder_order)
         parts += [_wrong(trial_id, name, "is missing, though the trial is complete") for name in missing[:1000]]
-        parts += [_small(storage, trial_id, name, path, result.get("files", {})) for name, path in small_files(trial).items()]
+        hashes = result.get("files", {})
+        written = small_files(trial) | {name: path for name, path in transform_files(trial).items() if name in hashes}
+        parts += [_small(storage, trial_id, name, path, hashes) for name, path in written.items()]
     if storage.is_local:  # there a folder gets its name whole; keys of an object store without COMMIT.json are just not committed
         lost = [name for name in storage.list_names(trial.base) if is_folder_name(name) and name not in folders]
         known = {part.name for part in parts}

@@ -27,6 +27,11 @@ def small_files(trial: TrialLayout) -> dict[str, str]:
     return {path.rpartition("/")[2]: path for path in (trial.config, trial.classes, trial.eval_samples)}
 
 
+def transform_files(trial: TrialLayout) -> dict[str, str]:
+    """The same for files that only trials with transformed images have."""
+    return {path.rpartition("/")[2]: path for path in (trial.permutations, trial.angles)}
+
+
 def write_result(storage: Storage, trial: TrialLayout, result: Mapping[str, Any]) -> None:
     """Creates RESULT.json with the checksums of what it stands for; one that is there and whole is left as it is.
 
@@ -42,6 +47,9 @@ def write_result(storage: Storage, trial: TrialLayout, result: Mapping[str, Any]
             files[name] = hashlib.sha256(storage.read_bytes(path)).hexdigest()
         except FileNotFoundError:
             raise DamagedError(f"{storage.shown(path)} is missing: running the same command again writes it anew") from None
+    for name, path in transform_files(trial).items():
+        with contextlib.suppress(FileNotFoundError):
+            files[name] = hashlib.sha256(storage.read_bytes(path)).hexdigest()
     document = sealed({**result, "files": files, "nonce": secrets.token_hex(16)})
     data = json.dumps(document, indent=1, allow_nan=False).encode()
     try:

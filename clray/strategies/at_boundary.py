@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from clray.strategies.base import Context, TaskData
+from clray.strategies.choices import among
 from clray.strategies.drawing import without_replacement
 from clray.strategies.selection import rank_in_class
 from clray.types import Array, Params
@@ -56,13 +57,14 @@ def misfit(selection: str, sizes: Any) -> str | None:
 def choose(kind: BoundaryKind, params: Params, data: TaskData, n: int, ctx: Context) -> Array:
     """[n] int32 different rows of a task that has just been learnt."""
     n_rows = data.labels.shape[0]
-    classes = data.labels % ctx.sizes.classes_per_task
+    classes = _within_task(data.labels, ctx)
     if kind == "random":
         return without_replacement(ctx.key, n_rows, n)
     if kind == "class_balanced":
         bits = jax.random.bits(ctx.key, (n_rows,))
         return jnp.lexsort((bits, rank_in_class(classes, bits)))[:n].astype(jnp.int32)
     logits, hidden = outputs(params, data.images, ctx)
+    logits = among(logits, ctx.choices(data.labels))
     if kind == "lambda":
         p = jax.nn.softmax(logits)
         return jnp.argsort(-jnp.sum(p * (1.0 - p), axis=-1), stable=True)[:n].astype(jnp.int32)
@@ -72,6 +74,15 @@ def choose(kind: BoundaryKind, params: Params, data: TaskData, n: int, ctx: Cont
         return cluster(hidden, classes, n, ctx.sizes.classes_per_task, ctx.key)
     delta = jax.nn.softmax(logits) - jax.nn.one_hot(data.labels, logits.shape[-1])
     return greedy(hidden, delta, n, ctx.key)
+
+
+def _within_task(labels: Array, ctx: Context) -> Array:
+    """[N] int32 below C: which class of the task a sample is of."""
+    if ctx.sizes.scenario != "class":
+        return labels % ctx.sizes.classes_per_task
+    # Recurring classes keep their outputs, so those of a task need not be neighbours.
+    own = jnp.unique(labels, size=ctx.sizes.classes_per_task, fill_value=jnp.iinfo(labels.dtype).max)
+    return jnp.searchsorted(own, labels).astype(jnp.int32)
 
 
 def outputs(params: Params, images: Array, ctx: Context) -> tuple[Array, Array]:

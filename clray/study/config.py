@@ -86,6 +86,10 @@ class Study(Experiment):
                 "sequence.policy: with reuse the same class carries different labels in different tasks, so that no network can learn all "
                 "of them; use policy disjoint or fixed"
             )
+        if self.sequence.transforms:
+            raise ValueError(
+                f"sequence.policy: a study trains on images as they are; use policy disjoint or fixed, not {self.sequence.policy}"
+            )
         if self.baselines:
             raise ValueError("baselines: a study trains with all data so far and has none; leave baselines out")
         if self.downstream is None:

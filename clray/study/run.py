@@ -50,6 +50,8 @@ RECORD_SHARE = 0.2
 class StudyFolders(TrialFolders):
     """Folders of a study's trial."""
 
+    read_again = True  # later folders are computed from every file of earlier ones
+
     def prune_states(self) -> None:
         """Nothing: the networks of every task are measured."""
 

@@ -24,7 +24,7 @@ from clray.artifacts import append_log, write_attempt
 from clray.errors import AlreadyCommittedError, LeaseLostError, OutputError, UserError
 from clray.store.commit import DamagedError
 from clray.store.filesystem import Storage
-from clray.store.layout import SweepLayout, TrialLayout, task_of
+from clray.store.layout import INITIAL, JOINT, SweepLayout, TrialLayout
 from clray.store.reader import committed_folders, read_commit
 from clray.trials.status import MAX_LOSSES, read_json
 
@@ -193,12 +193,17 @@ def close_interrupted(storage: Storage, layout: TrialLayout, number: int) -> Non
 
 
 def _committed_a_task(storage: Storage, layout: TrialLayout, attempt: int) -> bool:
+    """Whether an attempt got on: it committed a task, or a later folder of a study."""
     try:
-        tasks = [folder for folder in committed_folders(storage, layout) if task_of(folder) is not None]
-        commit = read_commit(storage, layout, tasks[-1]) if tasks else None
-    except (DamagedError, OutputError):
+        folders = [folder for folder in committed_folders(storage, layout) if folder not in (INITIAL, JOINT)]
+    except OutputError:
         return False
-    return commit is not None and commit.attempt.startswith(f"{attempt:03d}-")
+    for folder in reversed(folders):
+        with contextlib.suppress(DamagedError, OutputError):
+            commit = read_commit(storage, layout, folder)
+            if commit is not None and commit.attempt.startswith(f"{attempt:03d}-"):
+                return True
+    return False
 
 
 def cause_of(error: BaseException) -> str:
