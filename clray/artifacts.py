@@ -24,7 +24,7 @@ from clray.store.commit import Commit, DamagedError
 from clray.store.filesystem import Storage, hide_credentials
 from clray.store.layout import SweepLayout, TrialLayout
 from clray.store.lease import Fence
-from clray.store.reader import read_commit, read_file, read_table, verify
+from clray.store.reader import committed_folders, read_commit, read_file, read_table, verify
 from clray.store.result import write_result
 from clray.store.upkeep import discard_uncommitted, prune_state, set_aside
 from clray.store.writer import FolderCommit, npy_bytes, write_once
@@ -289,7 +289,7 @@ class TrialFolders:
         values = {name: np.concatenate([found[name] for found in each]) for name in each[0]}
         values |= self._baselines(experiment)
         metrics = {name: _metric(np.where(diverged, np.nan, value)) for name, value in values.items()}
-        result = {
+        result: dict[str, Any] = {
             "trial_id": self.trial_id,
             "status": "diverged" if diverged.all() else "done",
             "n_tasks": experiment.sequence.n_tasks,
@@ -302,6 +302,9 @@ class TrialFolders:
             "config": self.config_hash,
             "clray": __version__,
         }
+        beside = [folder for folder in committed_folders(self.storage, self.trial) if names.is_study_folder(folder)]
+        if beside:
+            result["folders"] = beside
         self.check_ours()
         write_result(self.storage, self.trial, result)
         discard_uncommitted(self.storage, self.trial)

@@ -24,6 +24,7 @@ from clray.errors import ResourceError
 from clray.sizes import Sizes
 from clray.study.config import Study
 from clray.study.estimate import StudyNeeds, study_needs
+from clray.study.sizes import most_rows
 
 FLOAT = 4
 METRICS_ROW_BYTES = 18
@@ -85,8 +86,10 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
     kept = repeats * sizes.n_pool_classes * sizes.n_kept * hidden * FLOAT
     sample = math.prod(sizes.input_shape) * np.dtype(sizes.dtype).itemsize
     taps = {"permuted": 1, "rotated": 4}.get(experiment.sequence.policy, 0)
-    in_pool = spec.cumulative and not taps
-    per_image, per_visit = (4, 8) if in_pool else (sample, 4 + (sample + 4) * spec.cumulative)
+    is_study = isinstance(experiment, Study)
+    in_pool = spec.cumulative and not taps and not is_study
+    per_image, per_visit = (4, 8) if in_pool else (sample, 4 + (sample + 4) * (spec.cumulative and not is_study))
+    n_rows = most_rows(sizes) if is_study else sizes.n_train
     eval_rows = rows_at_once(spec, sizes.classes_per_task if taps else sizes.n_pool_classes, sizes.n_pool)
     # Training holds all activations of a batch for the gradient and works on half as much again, evaluation on two layers.
     temporary = int(repeats * FLOAT * max(1.5 * sizes.batch_size * total + n_params, eval_rows * largest))
@@ -98,7 +101,7 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
         parameters=n_params,
         disk=sizes.n_tasks * per_task + (1 + ("joint" in experiment.baselines)) * snapshot + 2 * state * repeats + study.disk,
         state=state * repeats,
-        data=sizes.n_train * repeats * (per_image + 4) + repeats * sizes.total_batches * sizes.batch_size * per_visit,
+        data=n_rows * repeats * (per_image + 4) + repeats * sizes.total_batches * sizes.batch_size * per_visit,
         pools=(sizes.n_classes * sizes.n_pool + sizes.n_source * in_pool) * sample + tables,
         logs=logs * (kept + weights + repeats * (2 * evaluated + 2) * FLOAT),
         temporary=temporary,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from clray.errors import OutputError
 from clray.store.commit import Commit, DamagedError
 from clray.store.filesystem import Storage, is_name
-from clray.store.layout import COMMIT, SweepLayout, TrialLayout, folder_order, is_folder_name
+from clray.store.layout import COMMIT, SweepLayout, TrialLayout, folder_order, is_folder_name, is_study_folder
 from clray.store.reader import committed_folders, read_commit, verify
 from clray.store.result import read_result, small_files, transform_files
 from clray.store.upkeep import set_aside, set_file_aside
@@ -70,6 +70,8 @@ def parts_of(storage: Storage, trial_id: str) -> list[Part]:
     if result is not None:
         config = result.get("config", "")
         expected = TrialLayout.folder_names(min(result["n_tasks"], MOST_TASKS), joint="joint_acc" in result.get("metrics", {}))
+        beside = result.get("folders", [])
+        expected += [name for name in beside if isinstance(name, str) and is_study_folder(name)] if isinstance(beside, list) else []
         missing = sorted(set(expected) - set(folders), key=folder_order)
         parts += [_wrong(trial_id, name, "is missing, though the trial is complete") for name in missing[:1000]]
         hashes = result.get("files", {})

@@ -10,7 +10,7 @@ from clray.errors import ConfigError, OutputError, UserError
 from clray.store import layout as names
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout, TrialLayout
-from clray.store.reader import committed_folders, open_array, read_commit, read_file, read_table
+from clray.store.reader import committed_folders, open_array, read_commit, read_file, read_table, verify
 from clray.study.config import Study
 
 
@@ -95,6 +95,9 @@ def adopt(folders: TrialFolders, study: Study) -> None:
     for name in wanted:
         commit = read_commit(storage, layout, name)
         assert commit is not None
+        problems = verify(storage, layout, commit)
+        if problems:  # a copy would carry the damage under a fresh checksum
+            raise OutputError(f"ideal_models: {'; '.join(problems)}. Run that study again to repair it")
         with folders.commit(name) as out:
             for file, entry in commit.files.items():
                 if entry.shape is not None:

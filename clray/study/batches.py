@@ -18,6 +18,7 @@ from clray.core.program import TaskArrays
 from clray.data.order import batch_order
 from clray.experiment import Draw
 from clray.sizes import Sizes
+from clray.study.sizes import most_rows
 from clray.types import HostArray
 
 
@@ -38,11 +39,6 @@ def with_memory(numbers: HostArray, task: int, n_train: int, memory: Sequence[Ho
         rows = np.sort(memory[past])
         replaced[own] = past * n_train + rows[(numbers[own] % n_train) * len(rows) // n_train]
     return replaced
-
-
-def most_rows(sizes: Sizes) -> int:
-    """Different samples that a task of a study can train on."""
-    return min(sizes.n_tasks * sizes.n_train, sizes.total_batches * sizes.batch_size)
 
 
 class StudyDraw(Draw):

@@ -34,12 +34,13 @@ from clray.store.checkpoint import unpack_state
 from clray.store.reader import open_array, read_commit, read_file
 from clray.strategies.finetune import Finetune
 from clray.study.adopt import adopt
-from clray.study.batches import StudyDraw, most_rows, union_batches
+from clray.study.batches import StudyDraw, union_batches
 from clray.study.config import Study
 from clray.study.downstream import downstream_spec, train_with_memories
 from clray.study.gradients import Compared, Loss, Rows, record_bytes
 from clray.study.measure import GROUP, Chain, Network, Sums, Task, in_growing_order, measure
 from clray.study.memory import choose, sets_of, sizes_of_sets, view_task
+from clray.study.sizes import most_rows
 from clray.study.tables import downstream_table, joined_table, similarity_arrays, similarity_table
 from clray.types import HostArray
 

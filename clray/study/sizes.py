@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from clray.data.sequence import draw_classes
@@ -10,6 +12,9 @@ from clray.data.source import DatasetInfo
 from clray.errors import ConfigError
 from clray.selection.base import Selecting, set_size
 from clray.study.config import Study
+
+if TYPE_CHECKING:
+    from clray.sizes import Sizes
 
 
 def check_study(study: Study, info: DatasetInfo, n_train: int) -> None:
@@ -49,3 +54,8 @@ def _check_fractions(study: Study, method: Selecting, n_train: int, smallest: in
                 f"(method {method.shown}), but class {smallest} has {room} training samples; use fractions up to {most:.3g} or 1, or leave "
                 "dataset.train_per_class out, so that all classes are equally large"
             )
+
+
+def most_rows(sizes: Sizes) -> int:
+    """Different samples that a task of a study can train on."""
+    return min(sizes.n_tasks * sizes.n_train, sizes.total_batches * sizes.batch_size)
