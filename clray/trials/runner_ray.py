@@ -239,7 +239,9 @@ class RayRunner:
                     waiting.extend(again)
                     yield from ended
         finally:
-            for ref in running:
+            # A cluster of our own ends with its workers. Elsewhere they are told to: Ray 2.60 can abort the whole process when the
+            # answer of a task arrives after its cancellation, so this is not done where it is not needed.
+            for ref in () if self._started else running:
                 with contextlib.suppress(Exception):
                     ray.cancel(ref, force=True)
             with contextlib.suppress(Exception):
