@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -254,9 +255,14 @@ class TrialFolders:
             yield FolderWriter(open_folder)
             self.check_ours()
 
-    def prune_states(self) -> None:
-        """Keeps the state of the last two tasks."""
-        prune_state(self.storage, self.trial)
+    def prune_states(self, task: int | None = None) -> None:
+        """Keeps the state of the last two tasks.
+
+        Args:
+            task: the latest task: only the folder that it pushes out is looked at; None: all folders are.
+        """
+        recent = None if task is None else [names.task_folder(number) for number in range(max(task - 2, 0), task + 1)]
+        prune_state(self.storage, self.trial, recent)
 
     def accuracy_matrix(self, experiment: Experiment) -> tuple[HostArray, HostArray]:
         """(T, E, R) accuracies after each task, and (E, R) before training, from end.parquet of every folder."""
@@ -308,6 +314,7 @@ class TrialFolders:
         self.check_ours()
         write_result(self.storage, self.trial, result)
         discard_uncommitted(self.storage, self.trial)
+        self.prune_states()
         return result
 
     def _baselines(self, experiment: Experiment) -> dict[str, HostArray]:
@@ -392,13 +399,18 @@ def evaluated_rows(steps: Sequence[int], repeats: Sequence[int], tasks: Sequence
     return _table(axes | {"accuracy": accuracy.ravel(), "loss": loss.ravel()}, names.METRICS_SCHEMA)
 
 
-def _axes(axes: Mapping[str, Sequence[int]]) -> dict[str, HostArray]:
-    grids = np.meshgrid(*(np.asarray(values) for values in axes.values()), indexing="ij")
-    return {name: grid.ravel() for name, grid in zip(axes, grids, strict=True)}
+def _axes(axes: Mapping[str, Sequence[int]]) -> dict[str, pa.Array]:
+    return dict(zip(axes, _grid(tuple(tuple(values) for values in axes.values())), strict=True))
 
 
-def _table(columns: Mapping[str, HostArray], schema: pa.Schema) -> pa.Table:
-    return pa.table([pa.array(columns[field.name].astype(field.type.to_pandas_dtype()), field.type) for field in schema], schema)
+@functools.lru_cache(maxsize=8)
+def _grid(axes: tuple[tuple[int, ...], ...]) -> tuple[pa.Array, ...]:
+    """All combinations, last axis fastest, an array an axis. They are the same for every task, and long where tasks are many."""
+    return tuple(pa.array(grid.ravel()) for grid in np.meshgrid(*(np.asarray(values, np.int32) for values in axes), indexing="ij"))
+
+
+def _table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    return pa.table([pa.array(columns[field.name]).cast(field.type) for field in schema], schema)
 
 
 def _metric(values: HostArray) -> dict[str, Any]:

@@ -7,9 +7,11 @@ produced; the main thread only starts programs. Everything that a task of a tria
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +50,9 @@ LOG_SHARE = 0.3
 
 WRITERS = 2
 """Trials of a pack that are written at once: one waits for the disk while another is hashed."""
+
+FILES_AT_ONCE = 2
+"""Large files that are hashed and written at once, of all trials of a pack together."""
 
 SOURCE_SHARE = 0.2
 """Part of a device's memory that the training split may fill so that tasks are gathered there."""
@@ -187,7 +192,8 @@ class TrialPack:
         self.members = list(members)
         self.devices = list(devices or jax.local_devices())
         self.width = width
-        self.writers = ThreadPoolExecutor(WRITERS, "clray-write")  # their threads, and with them their buffers, stay
+        self.writers = ThreadPoolExecutor(WRITERS, "clray-write")
+        self.file_writers = ThreadPoolExecutor(FILES_AT_ONCE, "clray-file")  # their threads, and with them their buffers, stay
         self.seconds = Seconds()
         since = time.perf_counter()
         experiment = members[0].experiment
@@ -379,9 +385,8 @@ class _Sequence:
                     out.expert(steps, self.sizes.total_batches, repeats, task, expert.of_lanes(own))
                 if state is not None and self.pack.spec.window:
                     out.boundaries(repeats, state[".watch.steps"][own.start : own.stop])
-                self._write_tensors(out, host, member, own)
-                if state is not None:
-                    out.state({path: leaf[own.start : own.stop] for path, leaf in state.items()})
+                own_state = None if state is None else {path: leaf[own.start : own.stop] for path, leaf in state.items()}
+                self._write_tensors(out, host, member, own, own_state)
 
         missing = [(member, self.lanes_of(i)) for i, member in enumerate(self.members) if folder not in member.done]
         list(self.pack.writers.map(lambda given: given[0].guard(lambda: write(*given)), missing))
@@ -392,20 +397,31 @@ class _Sequence:
         self.seconds.add("write", since)
 
     def _report(self, member: Member, task: int, accuracy: HostArray) -> None:
-        member.folders.prune_states()
+        member.folders.prune_states(task)
         seen = [i for i, number in enumerate(member.experiment.eval_task_numbers) if number <= task]
         kept = accuracy[:, seen][~np.isnan(accuracy).any(axis=1)] if seen else accuracy[:0]
         mean = float(kept.mean()) if kept.size else float("nan")
         member.log.info("task %d of %d committed, accuracy on the tasks so far %.4f", task + 1, self.sizes.n_tasks, mean)
         member.report({"event": "task", "task": task, "n_tasks": self.sizes.n_tasks, "accuracy": mean})
 
-    def _write_tensors(self, out: FolderWriter, host: HostLogs, member: Member, own: range) -> None:
+    def _write_tensors(
+        self, out: FolderWriter, host: HostLogs, member: Member, own: range, state: Mapping[str, HostArray] | None
+    ) -> None:
+        """The large files of a folder, several at once, the largest first."""
         labels = self.pack.draw_of[member.experiment.seed].labels
+        jobs: list[tuple[int, Callable[[], None]]] = []
         if self.sizes.n_kept:
-            shape = (host.n_logs, *labels.shape[:2], self.sizes.n_subsamples, self.pack.spec.pure_model.hidden_size)
-            out.representations(shape, representation_blocks(host, own, labels))
+            hidden = (host.n_logs, *labels.shape[:2], self.sizes.n_subsamples, self.pack.spec.pure_model.hidden_size)
+            jobs.append((math.prod(hidden), lambda: out.representations(hidden, representation_blocks(host, own, labels))))
         for name, shape in host.weight_shapes.items():
-            out.weights(name, (host.n_logs, len(own), *shape), host.weights(name, own))
+            whole = (host.n_logs, len(own), *shape)
+            jobs.append((math.prod(whole), functools.partial(out.weights, name, whole, host.weights(name, own))))
+        if state is not None:
+            jobs.append((sum(leaf.size for leaf in state.values()), lambda: out.state(state)))
+        running = [self.pack.file_writers.submit(job) for _, job in sorted(jobs, key=lambda job: -job[0])]
+        wait(running)  # all of them: what goes on writing would bring back a folder that a failure removes
+        for future in running:
+            future.result()
 
     def _expert(self, data: Any, task: int) -> Callable[[], HostLogs]:
         """Starts fresh networks on one task; the returned function waits for their logs, evaluated on that task alone."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import errno
+import functools
 import os
 import re
 import shutil
@@ -58,7 +59,12 @@ def join_path(*parts: str) -> str:
 
 def is_name(text: object) -> bool:
     """Whether a text can be one name of a path; see ``join_path``. Names that were read from files are asked."""
-    return isinstance(text, str) and text not in (".", "..") and bool(_NAME.fullmatch(text))
+    return isinstance(text, str) and _is_name(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_name(text: str) -> bool:
+    return text not in (".", "..") and bool(_NAME.fullmatch(text))
 
 
 def output_error(error: BaseException, action: str, where: str | os.PathLike[str]) -> OutputError:

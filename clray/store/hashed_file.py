@@ -89,8 +89,11 @@ class HashedFile:
         Raises:
             OutputError: the disk failed.
         """
-        self._empty()
+        filled, self._filled = memoryview(self._buffer)[: self._filled], 0
+        self.sha256.update(filled)
         self._wait()
+        with self._explained():  # nothing is left to do meanwhile, so no other thread is asked
+            self._send(filled)
         self.close()
 
     def close(self) -> None:

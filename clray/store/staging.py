@@ -110,8 +110,8 @@ class LocalStaging:
 class ObjectStaging:
     """``task_003/<attempt>/<file>``, named by ``task_003/COMMIT.json``, which is created last.
 
-    Each file is written to the local temporary folder first (``TMPDIR``), then put whole and removed there, so one file
-    at a time needs local space.
+    Each file is written to the local temporary folder first (``TMPDIR``), then put whole and removed there, so the
+    files that are being written need local space.
     """
 
     direct = False

@@ -6,6 +6,8 @@ and does not know yet may still be writing, and must do no harm.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clray.errors import OutputError
 from clray.store.commit import DamagedError
 from clray.store.filesystem import TEMPORARY_PREFIX, TRASH_PREFIX, Storage, join_path
@@ -87,20 +89,22 @@ def set_file_aside(storage: Storage, trial: TrialLayout, name: str) -> str:
     raise OutputError(f"{storage.shown(trial.base)} holds {_MAX_SET_ASIDE - 1} damaged copies of {name}: check the disk, and remove them")
 
 
-def prune_state(storage: Storage, trial: TrialLayout, keep_last: int = 2) -> list[str]:
+def prune_state(storage: Storage, trial: TrialLayout, folders: Sequence[str] | None = None, keep_last: int = 2) -> list[str]:
     """Remove state.msgpack from all but the last committed folders of the sequence (``initial`` counts, ``joint`` does not).
 
     COMMIT.json still names the file, marked as transient, and readers accept that it is gone.
 
     Args:
+        folders: committed folders of the sequence, in order; default all there are, which takes a look at each.
         keep_last: folders that keep their state.
 
     Returns:
         What was removed, relative to the storage's root.
     """
-    sequence = [name for name in committed_folders(storage, trial) if name != JOINT and not is_study_folder(name)]
+    if folders is None:
+        folders = [name for name in committed_folders(storage, trial) if name != JOINT and not is_study_folder(name)]
     removed = []
-    for folder in sequence[: max(0, len(sequence) - keep_last)]:
+    for folder in folders[: max(0, len(folders) - keep_last)]:
         path = trial.folder(folder)
         keys = [STATE] if storage.is_local else [key for key in storage.list_files(path) if key.split("/")[-1] == STATE]
         for key in keys:

@@ -36,7 +36,7 @@ ARRAY_KINDS = "biufc"
 
 
 class FolderCommit:
-    """One folder on its way to being committed; a context manager, used once.
+    """One folder on its way to being committed; a context manager, used once. Several threads may write files of it at once.
 
     Attributes:
         commit: what was committed; None before that.
@@ -171,7 +171,7 @@ class FolderCommit:
             nonce=secrets.token_hex(16),
             config=self._config,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
-            files=dict(self._files),
+            files=dict(sorted(self._files.items())),
             clray=__version__,
         )
         self._staging.publish(commit.to_bytes())

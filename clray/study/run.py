@@ -53,7 +53,7 @@ class StudyFolders(TrialFolders):
 
     read_again = True  # later folders are computed from every file of earlier ones
 
-    def prune_states(self) -> None:
+    def prune_states(self, task: int | None = None) -> None:
         """Nothing: the networks of every task are measured."""
 
 
