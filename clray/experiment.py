@@ -404,9 +404,7 @@ class _Sequence:
         member.log.info("task %d of %d committed, accuracy on the tasks so far %.4f", task + 1, self.sizes.n_tasks, mean)
         member.report({"event": "task", "task": task, "n_tasks": self.sizes.n_tasks, "accuracy": mean})
 
-    def _write_tensors(
-        self, out: FolderWriter, host: HostLogs, member: Member, own: range, state: Mapping[str, HostArray] | None
-    ) -> None:
+    def _write_tensors(self, out: FolderWriter, host: HostLogs, member: Member, own: range, state: Mapping[str, HostArray] | None) -> None:
         """The large files of a folder, several at once, the largest first."""
         labels = self.pack.draw_of[member.experiment.seed].labels
         jobs: list[tuple[int, Callable[[], None]]] = []
