@@ -16,7 +16,7 @@ import numpy as np
 from clray.config import Experiment
 from clray.core.program import TaskArrays
 from clray.data.order import batch_order
-from clray.experiment import Draw
+from clray.draw import Draw
 from clray.sizes import Sizes
 from clray.study.sizes import most_rows
 from clray.types import HostArray

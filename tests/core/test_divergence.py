@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clray.core.lanes import ChunkedLanes, plan_chunks
-from clray.experiment import Draw
+from clray.draw import Draw
 from tests.core.plain_loop import Mlp, Plain, digits, torch_sgd
 from tests.core.tiny import Arrays, OneTrial, arrays_of, assert_same_bits, table, tiny
 from tests.core.tiny import train as train_lanes

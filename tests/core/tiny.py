@@ -20,7 +20,8 @@ from clray.artifacts import TrialFolders
 from clray.config import Experiment
 from clray.core.lanes import ChunkedLanes, HostLogs, plan_chunks
 from clray.core.program import Lane, TaskArrays
-from clray.experiment import Draw, Member, TrialPack
+from clray.draw import Draw
+from clray.experiment import Member, TrialPack
 from clray.store.checkpoint import unpack_state
 from clray.store.filesystem import Storage
 from clray.trials.plan import plan_run
