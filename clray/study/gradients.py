@@ -22,7 +22,7 @@ import numpy as np
 
 from clray.core.evaluate import scale_images
 from clray.core.program import Pools, Spec
-from clray.study.taps import Recorded, Taps
+from clray.models.taps import Recorded, Taps
 from clray.types import Array, HostArray, Params, PlacedArray
 
 TILE = 1024

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from clray.strategies import per_sample
 from clray.strategies.base import TaskData
 from clray.strategies.fisher import fisher_diagonal
 from clray.strategies.mas import sensitivity
 from clray.strategies.per_sample import mean_over_samples
+from clray.types import Params
 from tests.strategies.by_hand import N_OUTPUTS, assert_close, context, in_torch, random_data, random_params, torch_gradient, torch_logits
 
 PARAMS, DATA = random_params(0), random_data(0)
@@ -60,13 +62,30 @@ def test_mas_is_the_mean_absolute_gradient_of_the_squared_norm_of_the_logits() -
 
 def visited(n_samples: int | None, n_seeds: int) -> np.ndarray:
     """(seeds, 12): how often each of 12 samples enters a mean, times the number of those that do."""
-    data = TaskData(jnp.zeros((12, 1), jnp.uint8), jnp.arange(12, dtype=jnp.int32))
+    data = TaskData(jnp.eye(12), jnp.arange(12, dtype=jnp.int32))
+
+    def forward(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return images @ params["kernel"], images
 
     def one(key: jax.Array) -> jax.Array:
-        ctx = context()._replace(key=key)
-        return mean_over_samples(lambda image, label, key, turn: {"hit": jax.nn.one_hot(label, 12)}, data, n_samples, ctx)["hit"]
+        ctx = context()._replace(key=key, forward=forward, scale=lambda images: images)
+        params = {"kernel": jnp.zeros((12, 1))}  # its gradient is the image, a unit vector
+        return mean_over_samples(lambda logits, *_: logits[0], jnp.square, params, data, n_samples, ctx)["kernel"][:, 0]
 
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), n_seeds))) * (n_samples or 12)
+
+
+@pytest.mark.parametrize("kind", ["exact", "argmax", "empirical", "sampled"])
+def test_products_of_a_block_equal_gradients_one_by_one(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Blocks that do not divide the number of samples: what fills up the last one must not count.
+    monkeypatch.setattr(per_sample, "BLOCK", 5)
+    assert len(DATA.labels) % 5
+    in_blocks = fisher_diagonal(PARAMS, DATA, kind, None, context()), sensitivity(PARAMS, DATA, None, context())
+    monkeypatch.setattr(per_sample, "_dense_places", lambda *_: (None, {}))
+    one_by_one = fisher_diagonal(PARAMS, DATA, kind, None, context()), sensitivity(PARAMS, DATA, None, context())
+    for found, expected in zip(in_blocks, one_by_one, strict=True):
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=1e-8)
 
 
 def test_all_samples_are_visited_once() -> None:

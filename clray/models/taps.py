@@ -11,6 +11,7 @@ Nothing here knows layers: any operation will do that treats samples one by one,
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,10 @@ KEEPS_DELTA = ("add", "add_any", "sub")
 
 PLAIN_PRODUCT = (((1,), (0,)), ((), ()))
 """``x (1, in) @ u (in, out)``, in the words of ``dot_general``."""
+
+
+SAME_NUMBERS = ("reshape", "squeeze", "broadcast_in_dim", "expand_dims", "copy")
+"""Operations that keep all elements in their order, where they keep their number."""
 
 
 class Recorded(NamedTuple):
@@ -63,6 +68,11 @@ class Meeting:
         one_row = len(self.shape) == 1 or (len(self.shape) == 2 and self.shape[0] == 1)
         return self.equation.primitive.name == "dot_general" and one_row
 
+    @property
+    def is_plain_product(self) -> bool:
+        """Whether ``y`` is a row of data times a matrix of weights."""
+        return self.is_dense and self.from_data == (True, False) and self.equation.params["dimension_numbers"] == PLAIN_PRODUCT
+
     def apply(self, inputs: Sequence[Array], weights: Sequence[Array]) -> Array:
         """``op(x, u)`` of one sample."""
         from_data, from_weights = iter(inputs), iter(weights)
@@ -77,7 +87,7 @@ class Meeting:
             weights: ``u``.
             deltas: [n, *y.shape], each already times the weight of its sample.
         """
-        if self.is_dense and self.from_data == (True, False) and self.equation.params["dimension_numbers"] == PLAIN_PRODUCT:
+        if self.is_plain_product:
             rows = deltas.shape[0]
             return (inputs[0].reshape(rows, -1).T @ deltas.reshape(rows, -1),)
         if not self.needs_inputs:  # y = x + u or x - u: any x will do
@@ -187,6 +197,53 @@ class Taps:
         return [
             meeting.gradient(x, u, scaled[meeting.delta]) for meeting, x, u in zip(self.meetings, recorded.inputs, weights, strict=True)
         ]
+
+    def dense_places(self, params: Mapping[str, Any]) -> dict[str, int] | None:
+        """For every parameter the meeting it belongs to, where each belongs to one, as it is, and all meetings are those of dense layers.
+
+        Args:
+            params: shapes are enough.
+
+        Returns:
+            None for all other networks.
+        """
+        if any(len(meeting.from_data) - sum(meeting.from_data) != 1 for meeting in self.meetings):
+            return None
+        closed = jax.make_jaxpr(lambda p: [u for (u,) in self.weights(p)])(dict(params))
+        name_of = dict(zip(closed.jaxpr.invars, self.names, strict=True))
+        for equation in closed.jaxpr.eqns:
+            if equation.primitive.name in SAME_NUMBERS:
+                source, out = equation.invars[0], equation.outvars[0]
+                if source in name_of and source.aval.size == out.aval.size:
+                    name_of[out] = name_of[source]
+        found = [name_of.get(var) if not hasattr(var, "val") else None for var in closed.jaxpr.outvars]
+        if None in found or sorted(map(str, found)) != self.names:
+            return None
+        for meeting, name in zip(self.meetings, found, strict=True):
+            bias = not meeting.needs_inputs and math.prod(meeting.shape) == math.prod(params[str(name)].shape)
+            if not (meeting.is_plain_product or bias):
+                return None
+        return {str(name): place for place, name in enumerate(found)}
+
+    def sum_of_products(self, recorded: Recorded, places: Mapping[str, int], measure: Callable[[Array], Array]) -> Params:
+        """Sum over n samples of ``measure(gradient)`` of every parameter, for a measure of products that is the product of measures.
+
+        Args:
+            places: from ``dense_places``.
+
+        Returns:
+            The elements of each parameter, in an array of any shape.
+        """
+        sums = {}
+        for name, place in places.items():
+            meeting = self.meetings[place]
+            delta = measure(recorded.deltas[meeting.delta])
+            delta = delta.reshape(delta.shape[0], -1)
+            if meeting.needs_inputs:
+                sums[name] = measure(recorded.inputs[place][0]).reshape(delta.shape[0], -1).T @ delta
+            else:
+                sums[name] = delta.sum(axis=0)
+        return sums
 
     def to_parameters(self, params: Params, gradients: Sequence[tuple[Array, ...]]) -> Params:
         """Gradients with respect to every ``u`` as gradients with respect to the parameters."""

@@ -11,7 +11,7 @@ import pytest
 from clray.models.cnn import CNN
 from clray.models.mlp import MLP
 from clray.models.pure import pure_model
-from clray.study.taps import Taps
+from clray.models.taps import Taps
 from clray.types import Array, Params
 
 Logits = Callable[[Params, Array], Array]
@@ -90,3 +90,26 @@ def test_a_layer_and_its_bias_share_a_delta() -> None:
     taps = Taps(logits, params, shape)
     assert [meeting.delta for meeting in taps.meetings] == [0, 0, 1, 1, 2, 2]
     assert [meeting.needs_inputs for meeting in taps.meetings] == [True, False] * 3
+
+
+def test_places_of_dense_networks_only() -> None:
+    def places(logits: Logits, params: Params, shape: tuple[int, ...]) -> dict[str, int] | None:
+        return Taps(logits, params, shape).dense_places(params)
+
+    logits, params, shape = of_model(MLP(name="mlp", hidden=(4, 3)), (5,))
+    found = places(logits, params, shape)
+    assert found is not None
+    assert sorted(found) == sorted(params)
+    assert places(*of_model(CNN(name="cnn", channels=(2, 3, 2), hidden=4), (8, 8, 1))) is None
+    assert places(*recurrent()) is None
+
+    square = {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}
+    assert places(lambda p, x: x[None] @ p["kernel"] + p["bias"], square, (3,)) is not None
+    for other in (
+        lambda p, x: (x[None] @ p["kernel"]) @ p["kernel"] + p["bias"],  # used twice
+        lambda p, x: x[None] @ (2.0 * p["kernel"]) + p["bias"],  # not as it is
+        lambda p, x: x[None] @ p["kernel"].T + p["bias"],
+        lambda p, x: x[None] @ p["kernel"] * p["bias"],  # a scale is no bias
+        lambda p, x: x[None] @ p["kernel"] + p["bias"][0],  # one number for several outputs
+    ):
+        assert places(other, square, (3,)) is None
