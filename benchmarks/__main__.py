@@ -24,6 +24,7 @@ COMMANDS = {
     "report": [],
     "scale": [],
     "study": [],
+    "boundaries": [],
 }
 HEAD = """# Results
 

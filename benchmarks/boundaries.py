@@ -66,7 +66,8 @@ def main() -> None:
         for row in found.trials.to_dict("records"):
             hit, false, delay = quality(found.trial(row["trial_id"]).boundaries())
             name = f"window {row['param.training.boundaries.window']:.0f}, threshold {row['param.training.boundaries.threshold']:g}"
-            rows.append((name, f"{hit:6.1%} found, {false:.2f} false alarms a task, {delay:4.1f} batches late", ""))
+            late = f", {delay:4.1f} batches late" if hit else ""
+            rows.append((name, f"{hit:6.1%} found, {false:.2f} false alarms a task{late}", ""))
         told: tuple[dict[str, Any], ...] = ({"name": "given"}, {"name": "detected"}, {"window": 5, "threshold": 0.05})
         cases = [{"strategy": strategy, "training.boundaries": how} for strategy in STRATEGIES.values() for how in told]
         compared = clray.sweep({"name": "strategies", "experiment": experiment(), "cases": cases}, root, local=True).trials

@@ -36,6 +36,10 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 Output = Annotated[str, typer.Option("--output", "-o", help="Folder or URL (s3://..., gs://...); files go to OUTPUT/NAME/.")]
 Force = Annotated[bool, typer.Option("--force", help="Take over the folder from a driver that still holds it.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show trials and estimates; run nothing.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to use (auto, host:port); default: one on this machine.")]
+Local = Annotated[bool, typer.Option("--local", help="Run trials one after the other in this process, without Ray.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also run failed trials again.")]
 
 
 class Kind(enum.StrEnum):
@@ -53,6 +57,7 @@ class Schema(enum.StrEnum):
     """What ``clray schema`` describes."""
 
     experiment = "experiment"
+    published = "published"
     study = "study"
     sweep = "sweep"
 
@@ -111,15 +116,14 @@ def sweep(
     settings: Settings = None,
     output: Output = "results",
     quiet: Quiet = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show trials and estimates; run nothing.")] = False,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to use (auto, host:port); default: one on this machine.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="Run trials one after the other in this process, without Ray.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also run failed trials again.")] = False,
+    dry_run: DryRun = False,
+    address: Address = None,
+    local: Local = False,
+    retry_failed: RetryFailed = False,
     force: Force = False,
 ) -> None:
     """Run a sweep on Ray: every trial that is not finished yet. Given again, it resumes."""
-    if local and address:
-        raise UserError("--local runs without Ray and --address names a Ray cluster: give one of them")
+    _one_place(local, address)
     with resumable() as stops:
         from clray.trials.plan import parse_settings, plan_sweep
 
@@ -131,6 +135,41 @@ def sweep(
             return
         stops.begin()
         _execute(plan, output, quiet, local=local, address=address, retry_failed=retry_failed, force=force)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A published table, such as split_mnist, or the path of a sweep file of your own.")
+    ],
+    settings: Settings = None,
+    output: Output = "results",
+    quiet: Quiet = False,
+    dry_run: DryRun = False,
+    address: Address = None,
+    local: Local = False,
+    retry_failed: RetryFailed = False,
+    force: Force = False,
+) -> None:
+    """Run the sweep of a published table and compare: measured against published. Given again, it resumes."""
+    _one_place(local, address)
+    with resumable() as stops:
+        from clray.reproduce.command import plan_reproduction, show_comparison
+        from clray.trials.plan import parse_settings
+
+        given = parse_settings(settings or [])
+        plan, matches = plan_reproduction(name, given)
+        if dry_run:
+            from clray.trials.dry_run import print_dry_run
+
+            print_dry_run(plan, output)
+            return
+        stops.begin()
+        from clray.trials.show_run import execute_and_show
+
+        result = execute_and_show(plan, output, quiet, local=local, address=address, retry_failed=retry_failed, force=force)
+        if not show_comparison(plan, matches, result, output, given, quiet) or result.failed:
+            raise typer.Exit(EXIT_FAILED_TRIALS)
 
 
 @app.command()
@@ -201,27 +240,15 @@ def schema(kind: Annotated[Schema, typer.Argument(help="Which file.")]) -> None:
     print(json.dumps(json_schema(kind.value), indent=2))
 
 
+def _one_place(local: bool, address: str | None) -> None:
+    if local and address:
+        raise UserError("--local runs without Ray and --address names a Ray cluster: give one of them")
+
+
 def _execute(plan: Any, output: str, quiet: bool, **options: Any) -> None:
-    from rich.console import Console
+    from clray.trials.show_run import execute_and_show
 
-    from clray.display import Display, count, failures_table, trials_table
-    from clray.trials.entry import execute
-
-    with Display({trial.trial_id: trial.params for trial in plan.trials}, quiet) as display:
-        result = execute(plan, output, display, **options)
-    console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
-    if not quiet:
-        console.print(trials_table(result.rows))
-        if result.kept:
-            console.print(
-                f"{count(len(result.kept), 'more trial')} of earlier versions of this sweep in the same folder, kept", highlight=False
-            )
-        console.print(f"files: {result.root}/  (trials.parquet, trials/); plots: clray report {result.root}", highlight=False, markup=False)
-    if result.failed:
-        Console(stderr=True, width=None if sys.stderr.isatty() else 200).print(failures_table(result.failed))
-        print(f"logs and tracebacks: {result.root}/trials/<trial>/attempts/", file=sys.stderr)
-        if not options.get("retry_failed"):
-            print("once the cause is mended, give the command again with --retry-failed", file=sys.stderr)
+    if execute_and_show(plan, output, quiet, **options).failed:
         raise typer.Exit(EXIT_FAILED_TRIALS)
 
 

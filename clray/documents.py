@@ -1,6 +1,6 @@
 """Reads YAML 1.2 files with line numbers, and turns every validation problem into one message that names the place.
 
-``parse_experiment`` and ``parse_sweep`` are the only ways from outside data to the models of ``config``.
+``parse_experiment``, ``parse_sweep`` and ``parse_table`` are the only ways from outside data to the models of ``config``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ruamel.yaml.reader import ReaderError
 
 from clray import plugins
 from clray.compatibility import incompatible
-from clray.config import Experiment, PluginOptions, Sweep
+from clray.config import Experiment, PluginOptions, Sweep, TableT
 from clray.errors import ConfigError
 from clray.places import Document, join_place
 from clray.problems import Path_, Problem, problems_of, show_given
@@ -299,6 +299,24 @@ def parse_sweep(document: Document) -> Sweep:
     if problems:
         raise ConfigError(_message(document, problems))
     return sweep
+
+
+def parse_table(document: Document, model: type[TableT]) -> TableT:
+    """Validates a file that is one table of clray's own, without plug-ins.
+
+    Raises:
+        ConfigError: as for experiments.
+    """
+    problems: list[Problem] = []
+    _tuples(document.data, (), problems)
+    known = {problem.path for problem in problems}
+    try:
+        table = model.model_validate(document.data)
+    except ValidationError as error:
+        problems += [problem for problem in problems_of(error, model, document.data) if problem.path not in known]
+    if problems:
+        raise ConfigError(_message(document, problems))
+    return table
 
 
 def read_sweep(path: str | Path) -> tuple[Document, Document]:

@@ -7,13 +7,16 @@ from typing import Any
 from clray import plugins
 from clray.config import Experiment, Sweep
 from clray.documents import LISTS, PLUGIN_TABLES
+from clray.reproduce.published import Published
 from clray.study.config import Study
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """The schema of an ``experiment``, ``study`` or ``sweep`` file (JSON Schema 2020-12)."""
+    """The schema of an ``experiment``, ``study``, ``sweep`` or ``published`` file (JSON Schema 2020-12)."""
+    if kind == "published":
+        return {**Published.model_json_schema(), "$schema": DIALECT, "title": "clray published"}
     models: dict[str, type[Experiment]] = {"experiment": Experiment, "study": Study}
     if kind != "sweep":
         return {**_experiment(models[kind]), "$schema": DIALECT, "title": f"clray {kind}"}

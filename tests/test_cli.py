@@ -48,7 +48,7 @@ def test_version_and_help(clray_says: Any) -> None:
     for page in ("-h", "--help"):
         code, out, _ = clray_says(page)
         assert code == 0
-        assert [name for name in ("run", "sweep", "status", "data", "list", "schema") if name not in out] == []
+        assert [name for name in ("run", "sweep", "reproduce", "status", "data", "list", "schema") if name not in out] == []
 
 
 @pytest.mark.parametrize("kind", ["datasets", "models", "optimizers", "strategies", "loggers"])
@@ -76,12 +76,13 @@ def schema(clray_says: Any, kind: str) -> jsonschema.Draft202012Validator:
 
 
 def test_the_example_files_fit_the_printed_schemas(clray_says: Any) -> None:
-    kinds = {"sweep": schema(clray_says, "sweep"), "experiment": schema(clray_says, "experiment")}
+    kinds = {kind: schema(clray_says, kind) for kind in ("sweep", "experiment", "published")}
     files = sorted((REPOSITORY / "sweeps").rglob("*.yaml"))
     assert len(files) >= 2
     for path in files:
         data = YAML(typ="safe", pure=True).load(path)
-        errors = kinds["sweep" if "experiment" in data else "experiment"].iter_errors(data)
+        kind = "published" if path.name.endswith(".published.yaml") else "sweep" if "experiment" in data else "experiment"
+        errors = kinds[kind].iter_errors(data)
         assert [f"{path.name}: {error.json_path}: {error.message}" for error in errors] == []
 
 

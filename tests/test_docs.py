@@ -188,11 +188,17 @@ def test_examples_of_the_scenarios_page_run_as_written(tmp_path: Path) -> None:
         assert (trials["status"] == "done").all(), name
 
 
+def test_the_table_of_ones_own_on_the_reproduction_page_runs_as_written(tmp_path: Path) -> None:
+    run_blocks(in_order("docs/reproduction.md"), tmp_path)
+    found = pd.read_parquet(tmp_path / "results/my-paper/reproduction.parquet")
+    assert found[["method", "measured_n", "published_mean"]].to_numpy().tolist() == [["fine-tuning", 5, 70.0]]
+
+
 def test_blocks_that_are_not_run_say_why_and_all_others_are() -> None:
     for name in PAGES:
         for block in blocks(name):
             assert block.language in ("bash", "yaml", "python", "text", "dockerfile"), block.where
-    executed = {"README.md", "docs/files.md", "docs/extending.md", "docs/loggers.md", "docs/scenarios.md"}
+    executed = {"README.md", "docs/files.md", "docs/extending.md", "docs/loggers.md", "docs/scenarios.md", "docs/reproduction.md"}
     executed |= {"docs/report.md", "docs/analysis.md"}  # by tests/report/test_pages_run.py
     skipped = [block for name in PAGES for block in blocks(name) if name not in executed and block.language in ("bash", "yaml", "python")]
     assert {block.where.split(":")[0] for block in skipped if block.runs} <= set(PLACES_TO_RUN)
@@ -353,6 +359,11 @@ def test_readme_lists_every_plugin_with_the_keys_of_its_own(kind: str) -> None:
     assert listed == own
 
 
+def test_the_sweep_over_all_strategies_has_every_one_that_is_listed() -> None:
+    plan = plan_sweep(REPOSITORY / "sweeps/strategies.yaml")
+    assert {options.name for trial in plan.trials for options in trial.experiment.strategy} == set(plugins.names("strategies"))
+
+
 @pytest.mark.parametrize("file", sorted(layout.SCHEMAS))
 def test_columns_on_the_files_page_are_those_that_are_written(file: str) -> None:
     assert documented_columns(file) == list(zip(layout.SCHEMAS[file].names, layout.SCHEMAS[file].types, strict=True))
@@ -361,6 +372,11 @@ def test_columns_on_the_files_page_are_those_that_are_written(file: str) -> None
 def test_columns_of_trials_parquet_are_those_that_are_written() -> None:
     schema = layout.TRIALS_SCHEMA
     assert documented_columns("trials.parquet") == list(zip(schema.names, schema.types, strict=True))
+
+
+def test_columns_of_reproduction_parquet_are_those_that_are_written() -> None:
+    schema = layout.REPRODUCTION_SCHEMA
+    assert documented_columns("reproduction.parquet") == list(zip(schema.names, schema.types, strict=True))
 
 
 def documented_columns(file: str) -> list[tuple[str, pa.DataType]]:

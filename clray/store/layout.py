@@ -61,6 +61,27 @@ TRIALS_SCHEMA = pa.schema(
 )
 """The columns of trials.parquet that every sweep has; ``param.*`` and ``<metric>_mean``, ``<metric>_sem`` follow."""
 
+REPRODUCTION_SCHEMA = pa.schema(
+    [
+        ("method", pa.string()),
+        ("scenario", pa.string()),
+        ("trial_id", pa.string()),
+        ("verdict", pa.string()),
+        ("measured_mean", pa.float64()),
+        ("measured_sem", pa.float64()),
+        ("measured_n", pa.int32()),
+        ("n_diverged", pa.int32()),
+        ("published_mean", pa.float64()),
+        ("published_sem", pa.float64()),
+        ("published_n", pa.int32()),
+        ("difference", pa.float64()),
+        ("difference_in_sem", pa.float64()),
+        ("limit", pa.float64()),
+        ("source", pa.string()),
+    ]
+)
+"""The columns of reproduction.parquet: a row a published number."""
+
 _TASK = re.compile(r"task_(\d{3}|[1-9]\d{3,})")
 _STUDY = re.compile(r"(memory|gradients)_(\d{3,})|(similarity|downstream)_([A-Za-z0-9][A-Za-z0-9._-]*)|joined")
 _ATTEMPT = re.compile(r"(\d{3}|[1-9]\d{3,8})\.json")
@@ -152,6 +173,16 @@ class SweepLayout:
     @property
     def trials_table(self) -> str:
         return _below(self.base, "trials.parquet")
+
+    @property
+    def reproduction(self) -> str:
+        """What ``clray reproduce`` found, as numbers."""
+        return _below(self.base, "reproduction.parquet")
+
+    @property
+    def reproduction_page(self) -> str:
+        """The same to read."""
+        return _below(self.base, "reproduction.md")
 
     @property
     def leases(self) -> str:

@@ -65,7 +65,13 @@ def count_points(sweep: Sweep) -> int:
     return math.prod(map(len, sweep.grid.values())) * zipped * len(sweep.cases or [{}]) * (sweep.random.n if sweep.random else 1)
 
 
-def expand(sweep: Sweep, base: Document, fingerprint: Fingerprint | None = None, document: Document | None = None) -> list[Trial]:
+def expand(
+    sweep: Sweep,
+    base: Document,
+    fingerprint: Fingerprint | None = None,
+    document: Document | None = None,
+    place: Callable[[Document, Path_], str] | None = None,
+) -> list[Trial]:
     """All trials of a sweep, each validated as a whole experiment; equal points merged.
 
     Args:
@@ -73,6 +79,7 @@ def expand(sweep: Sweep, base: Document, fingerprint: Fingerprint | None = None,
         base: the document of its experiment, for messages.
         fingerprint: of data that people own.
         document: of the sweep itself, for messages.
+        place: names the place of a value of an axis, for messages; default ``axis_place``.
 
     Raises:
         ConfigError: a point is not a valid experiment; the message names the key and where its value came from.
@@ -87,7 +94,7 @@ def expand(sweep: Sweep, base: Document, fingerprint: Fingerprint | None = None,
     marks: dict[Any, str | None] = {}
     places: dict[Path_, str] = {}
     for values, paths in points(sweep):
-        places |= {path: axis_place(document, path) for path in paths.values() if path not in places}
+        places |= {path: (place or axis_place)(document, path) for path in paths.values() if path not in places}
         experiment = parse_experiment(base.override(values, {key: places[path] for key, path in paths.items()}))
         if experiment.dataset not in marks:
             marks[experiment.dataset] = fingerprint_at(base, fingerprint, experiment.dataset) if fingerprint else None
