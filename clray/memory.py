@@ -72,6 +72,17 @@ class Estimate:
         return 2 * self.data + self.logs + self.host_block + self.pools
 
 
+def estimate_if_built(experiment: Experiment, sizes: Sizes | None) -> Estimate | None:
+    """``estimate``; None where sizes are not known, or where a user's own strategy fails while it is built.
+
+    A bug there is told, with a traceback, by the trial that meets it, and stops no other.
+    """
+    try:
+        return estimate(experiment, sizes) if sizes else None
+    except Exception:
+        return None
+
+
 def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
     """Estimates one trial from its sizes."""
     spec = make_spec(experiment, sizes)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from clray.config import Experiment
 from clray.display import count, show_age, show_bytes, show_value
-from clray.memory import Estimate, estimate
+from clray.memory import Estimate, estimate_if_built
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 from clray.trials.expand import Trial
@@ -53,7 +53,8 @@ def print_dry_run(plan: Plan, output: str) -> None:
     _print_time(console, plan, storage, left)
     if len(known) < len(needs):
         console.print(
-            "? : not known: the data set is not prepared yet (clray data prepare), or the model fails while it is built", highlight=False
+            "? : not known: the data set is not prepared yet (clray data prepare), or the model or strategy fails while it is built",
+            highlight=False,
         )
 
 
@@ -64,8 +65,7 @@ def _needs(plan: Plan) -> tuple[int, list[Estimate | None]]:
     for trial in plan.trials:
         program = _program(trial.experiment)
         if program not in by_program:
-            sizes = plan.sizes[trial.trial_id]
-            by_program[program] = estimate(trial.experiment, sizes) if sizes else None
+            by_program[program] = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id])
         needs.append(by_program[program])
     return len(by_program), needs
 

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from clray import __version__
 from clray.artifacts import other_version
 from clray.config import Experiment
-from clray.memory import estimate
+from clray.memory import estimate_if_built
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 from clray.store.lease import Lease
@@ -157,11 +157,8 @@ def make_jobs(
     memory = runner.memory_bytes()
 
     def lanes_that_fit(trial: Trial) -> int:
-        sizes = plan.sizes[trial.trial_id]
-        if sizes is None:
-            return 1
-        need = estimate(trial.experiment, sizes)
-        return memory * sizes.n_repeats // max(need.device, need.host)
+        need = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id])
+        return 1 if need is None else memory * len(trial.experiment.repeat_numbers) // max(need.device, need.host)
 
     def next_attempt(trial: Trial) -> JobTrial:
         before = statuses[trial.trial_id]
