@@ -25,6 +25,7 @@ COMMANDS = {
     "scale": [],
     "study": [],
     "boundaries": [],
+    "fisher": [],
 }
 HEAD = """# Results
 
