@@ -1,6 +1,6 @@
 # make quickstart   an environment in .venv and a finished sweep
-# make test         the whole test suite but the fault tests
-# make test-faults  kills, freezes and removes processes, nodes and folders under running sweeps
+# make test         linters, type checks and the tests, without the fault tests
+# make test-faults  the fault tests: kills, freezes and removes processes, nodes and folders under running sweeps
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -23,7 +23,7 @@ test: .venv/.installed-dev lint
 	$(BIN)/python -m pytest -q
 
 test-faults: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -m faults tests/faults
+	$(BIN)/python -m pytest -q -m faults -W 'ignore:os.fork:RuntimeWarning' tests/faults
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -422,13 +422,13 @@ def _json_number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def write_attempt(storage: Storage, trial: TrialLayout, number: int, record: Mapping[str, Any]) -> None:
-    """attempts/<number>.json: when, where and how an attempt ran."""
-    storage.replace_bytes(trial.attempt(number), hide_credentials(json.dumps(record, indent=1)).encode())
+def write_attempt(storage: Storage, trial: TrialLayout, number: int, record: Mapping[str, Any], new_folder: bool = True) -> None:
+    """attempts/<number>.json: when, where and how an attempt ran. ``new_folder`` as for ``Storage.replace_bytes``."""
+    storage.replace_bytes(trial.attempt(number), hide_credentials(json.dumps(record, indent=1)).encode(), new_folder)
 
 
 def append_log(storage: Storage, trial: TrialLayout, text: str, traceback: str | None = None) -> None:
-    """Adds an attempt's log to the trial's, and keeps the traceback of its failure."""
-    storage.append_bytes(trial.log, hide_credentials(text).encode("utf-8", "backslashreplace"))
+    """Adds an attempt's log to the trial's, and keeps the traceback of its failure. The attempt has a record already."""
+    storage.append_bytes(trial.log, hide_credentials(text).encode("utf-8", "backslashreplace"), new_folder=False)
     if traceback is not None:
-        storage.replace_bytes(trial.traceback, hide_credentials(traceback).encode("utf-8", "backslashreplace"))
+        storage.replace_bytes(trial.traceback, hide_credentials(traceback).encode("utf-8", "backslashreplace"), new_folder=False)

@@ -3,6 +3,9 @@
 What is logged comes from committed files, so it does not matter which attempt made them. How far each logger got stands in a
 note beside the trial (``.logged.json``), written after the logger has kept a task, or in the backend itself where that can be
 asked. An attempt that goes on with a trial therefore logs what an earlier one left out, and nothing again.
+
+A worker whose trial was given to somebody else logs nothing more and does not end the run, which goes on elsewhere: the trial's
+owner is asked for before each call. A call that was under way at that moment arrives all the same, as a late commit may.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from clray.config import Experiment, LoggerOptions, digest
+from clray.errors import LeaseLostError
 from clray.loggers.base import Logger, TrialRun
 from clray.loggers.points import points_of
 from clray.store.filesystem import Storage
@@ -24,6 +28,11 @@ WAIT_SECONDS = 60.0
 INTERRUPTED_SECONDS = 3.0
 
 Warn = Callable[[str, str], None]
+Check = Callable[[], None]
+
+
+def _ours() -> None:
+    """For trials that nobody else can own."""
 
 
 class Emitter:
@@ -34,11 +43,20 @@ class Emitter:
         experiments: by trial id.
         batches_per_task: of these trials.
         warn: called with (trial id, text) the first time that a logger fails, from another thread.
+        checks: by trial id: raises ``LeaseLostError`` where the trial belongs to somebody else by now.
     """
 
-    def __init__(self, storage: Storage, experiments: Mapping[str, Experiment], batches_per_task: int, warn: Warn):
+    def __init__(
+        self,
+        storage: Storage,
+        experiments: Mapping[str, Experiment],
+        batches_per_task: int,
+        warn: Warn,
+        checks: Mapping[str, Check] | None = None,
+    ):
+        checks = checks or {}
         self._channels = {
-            trial_id: [_Channel(storage, trial_id, e, options, batches_per_task) for options in e.loggers]
+            trial_id: [_Channel(storage, trial_id, e, options, batches_per_task, checks.get(trial_id, _ours)) for options in e.loggers]
             for trial_id, e in experiments.items()
         }
         self._warn = warn
@@ -102,6 +120,8 @@ class Emitter:
                     channel.catch_up(n_tasks)
                     if ended:
                         channel.finish(*ended)
+                except LeaseLostError:
+                    channel.leave()
                 except Exception as error:  # whatever the backend does, the trial goes on
                     channel.drop()
                     reason = (str(error).strip().splitlines() or [""])[0]
@@ -117,12 +137,15 @@ class Emitter:
 class _Channel:
     """One trial in one backend."""
 
-    def __init__(self, storage: Storage, trial_id: str, experiment: Experiment, options: LoggerOptions, batches_per_task: int):
+    def __init__(
+        self, storage: Storage, trial_id: str, experiment: Experiment, options: LoggerOptions, batches_per_task: int, check: Check
+    ):
         self.name = options.name
         self._storage = storage
         self._trial = SweepLayout().trial(trial_id)
         self._experiment = experiment
         self._options = options
+        self._check = check
         self._run = TrialRun(
             trial_id,
             storage.root.rstrip("/").rpartition("/")[2],
@@ -142,21 +165,31 @@ class _Channel:
             return  # nothing to show of an attempt that committed nothing
         if self._logger is None:
             logger: Logger = self._options.build()
+            self._check()
             held = logger.begin(self._run)
             self._logger = logger
             self._next = self._noted().get(self._key, 0) if held is None else held
         while self._next < n_tasks:
             tasks = self._experiment.eval_task_numbers
             points = points_of(self._storage, self._run.trial_id, self._next, tasks, self._run.batches_per_task)
+            self._check()
             self._logger.log(self._next, points)
             self._next += 1
-            self._storage.replace_bytes(self._trial.logged, json.dumps({**self._noted(), self._key: self._next}).encode())
+            noted = self._noted()
+            # Never back: whoever took the trial over meanwhile may have got further.
+            note = {**noted, self._key: max(self._next, noted.get(self._key, 0))}
+            self._storage.replace_bytes(self._trial.logged, json.dumps(note).encode(), new_folder=False)
 
     def finish(self, status: str, metrics: Mapping[str, float]) -> None:
         """Ends the run, where one began."""
         logger, self._logger = self._logger, None
         if logger is not None:
+            self._check()
             logger.finish(status, metrics)
+
+    def leave(self) -> None:
+        """Lets go of a run that somebody else goes on with: it is not ended."""
+        self._logger = None
 
     def drop(self) -> None:
         """Lets go of a logger that failed: another begins at the next commit, and asks the backend how far this one got."""
@@ -168,4 +201,4 @@ class _Channel:
             noted = json.loads(self._storage.read_bytes(self._trial.logged))
         except (FileNotFoundError, ValueError):
             return {}
-        return noted if isinstance(noted, dict) else {}
+        return {key: value for key, value in noted.items() if type(value) is int} if isinstance(noted, dict) else {}

@@ -74,9 +74,9 @@ class LocalStorage(Storage):
                         files[os.path.relpath(full, top).replace(os.sep, "/")] = os.lstat(full).st_size
         return files
 
-    def replace_bytes(self, path: str, data: bytes) -> None:
+    def replace_bytes(self, path: str, data: bytes, new_folder: bool = True) -> None:
         with self._explained("write", path):
-            final = self._with_parents(path)
+            final = self._with_parents(path) if new_folder else str(self.local_path(path))
             temporary = _write_temporary(final, data)
             with _removed_on_error(temporary):
                 os.replace(temporary, final)
@@ -93,8 +93,8 @@ class LocalStorage(Storage):
                 os.unlink(temporary)
             sync_folder(os.path.dirname(final))
 
-    def append_bytes(self, path: str, data: bytes) -> None:
-        with self._explained("write", path), open(self._with_parents(path), "ab") as file:
+    def append_bytes(self, path: str, data: bytes, new_folder: bool = True) -> None:
+        with self._explained("write", path), open(self._with_parents(path) if new_folder else self.local_path(path), "ab") as file:
             file.write(data)
 
     def put_file(self, local: str | os.PathLike[str], path: str) -> None:

@@ -198,8 +198,13 @@ class Storage(abc.ABC):
         """All files below a folder, however deep: path relative to the folder -> bytes."""
 
     @abc.abstractmethod
-    def replace_bytes(self, path: str, data: bytes) -> None:
-        """Write a file whole: readers see what was there before or all of ``data``, and it survives a power cut."""
+    def replace_bytes(self, path: str, data: bytes, new_folder: bool = True) -> None:
+        """Write a file whole: readers see what was there before or all of ``data``, and it survives a power cut.
+
+        Args:
+            new_folder: make the file's folder where there is none. Without it a write that is late, after somebody removed the
+                results, is an OutputError and brings nothing back (object stores have no folders, so there it changes nothing).
+        """
 
     @abc.abstractmethod
     def create_bytes(self, path: str, data: bytes) -> None:
@@ -210,7 +215,7 @@ class Storage(abc.ABC):
         """
 
     @abc.abstractmethod
-    def append_bytes(self, path: str, data: bytes) -> None:
+    def append_bytes(self, path: str, data: bytes, new_folder: bool = True) -> None:
         """Add to the end of a log. On object stores the log is read and put whole: one writer, rarely."""
 
     @abc.abstractmethod

@@ -13,8 +13,9 @@ second case clocks may disagree, so the file is watched for a while and taken ov
 What holds:
 
 - Of several drivers that claim at the same moment one succeeds, on a disk (hard link) and on an object store (conditional put).
-- The epoch and its nonce travel with every job. A worker reads the lease before it cleans up, before each commit and before
-  RESULT.json, and stops where its epoch is not the highest any more, or where the folder was removed and perhaps made again.
+- The epoch and its nonce travel with every job. A worker reads the lease before it cleans up, before each commit, before
+  RESULT.json, its log, its record and each call of a logger, and stops where its epoch is not the highest any more, or where the
+  folder was removed and perhaps made again.
 - A driver learns at its next renewal that its lease was taken over, and stops.
 
 What does not hold by the lease alone: a process may be stopped for minutes between its look at the lease and its commit, so a
@@ -257,7 +258,8 @@ class Lease:
 
     def _write(self, released: bool = False) -> None:
         renewed = Holder(**{**vars(self._holder), "renewed": _now(), "released": released})
-        self._storage.replace_bytes(self._layout.lease(self.epoch), renewed.to_bytes())
+        # Where the results were removed since the look at the lease, it does not come back.
+        self._storage.replace_bytes(self._layout.lease(self.epoch), renewed.to_bytes(), new_folder=False)
 
 
 def _myself(epoch: int) -> Holder:

@@ -135,7 +135,8 @@ class ObjectStorage(Storage):
             if name.startswith(start) and info["type"] == "file" and not name.endswith("/")
         }
 
-    def replace_bytes(self, path: str, data: bytes) -> None:
+    def replace_bytes(self, path: str, data: bytes, new_folder: bool = True) -> None:
+        del new_folder
         with self._explained("write", path):
             self._fs.pipe_file(self._full(path), data)
 
@@ -155,7 +156,8 @@ class ObjectStorage(Storage):
                         raise
                 time.sleep(0.1 * 2**attempt)
 
-    def append_bytes(self, path: str, data: bytes) -> None:
+    def append_bytes(self, path: str, data: bytes, new_folder: bool = True) -> None:
+        del new_folder
         try:
             before = self.read_bytes(path)
         except FileNotFoundError:

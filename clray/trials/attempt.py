@@ -15,7 +15,7 @@ import platform
 import socket
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,10 +74,13 @@ class Attempt:
 
     Args:
         node: the cluster's name of this machine, where it has one.
+        check: raises where the trial belongs to somebody else by now. Asked before anything is written after ``begin``: then log
+            and records are theirs.
     """
 
-    def __init__(self, storage: Storage, trial: JobTrial, node: str = ""):
+    def __init__(self, storage: Storage, trial: JobTrial, node: str = "", check: Callable[[], None] = lambda: None):
         self._storage = storage
+        self._check = check
         self._layout = SweepLayout().trial(trial.trial_id)
         self._trial = trial
         self._log = io.StringIO()
@@ -95,11 +98,12 @@ class Attempt:
 
     def begin(self) -> None:
         """Says that the attempt runs."""
-        self._write({"outcome": "running"})
+        self._write({"outcome": "running"}, new_folder=True)
 
     def interrupted(self) -> None:
         """Says that somebody stopped the attempt."""
         with contextlib.suppress(Exception):
+            self._check()
             self._flush()
             self._write({"end": now(), "outcome": "interrupted"})
 
@@ -107,6 +111,7 @@ class Attempt:
         """Writes what was logged so far, so that it is there if the process dies; never raises."""
         if self._storage.is_local or time.monotonic() - self._logged > LOG_SECONDS:
             with contextlib.suppress(Exception):
+                self._check()
                 self._flush()
 
     def end(self, result: Mapping[str, Any] | Exception) -> Outcome:
@@ -121,6 +126,7 @@ class Attempt:
             self._superseded(outcome)
             return outcome
         with contextlib.suppress(Exception):  # the failure itself may be that nothing can be written any more
+            self._check()
             self._flush(trace or "", trace)
             self._write({"end": now(), "outcome": outcome.status, "cause": outcome.cause, "error": outcome.error})
         return outcome
@@ -140,8 +146,8 @@ class Attempt:
         self._log.truncate()
         self._logged = time.monotonic()
 
-    def _write(self, fields: Mapping[str, Any]) -> None:
-        write_attempt(self._storage, self._layout, self._trial.attempt, {**self._record, **fields})
+    def _write(self, fields: Mapping[str, Any], new_folder: bool = False) -> None:
+        write_attempt(self._storage, self._layout, self._trial.attempt, {**self._record, **fields}, new_folder)
 
     @contextlib.contextmanager
     def captured_log(self) -> Iterator[None]:
@@ -175,8 +181,9 @@ def close_attempt(storage: Storage, trial: JobTrial, outcome: Outcome) -> JobTri
         losses = 1 if _committed_a_task(storage, layout, trial.attempt) else trial.losses + 1
     ended = {"end": now(), "outcome": "failed", "cause": outcome.cause, "error": outcome.error, "losses": losses}
     with contextlib.suppress(OutputError):
-        known = read_json(storage, layout.attempt(trial.attempt)) or {"attempt": trial.attempt, "clray": __version__}
-        write_attempt(storage, layout, trial.attempt, {**known, **ended})
+        known = read_json(storage, layout.attempt(trial.attempt))
+        own = known or {"attempt": trial.attempt, "clray": __version__}
+        write_attempt(storage, layout, trial.attempt, {**own, **ended}, new_folder=known is None)
         if outcome.traceback:
             line = f"{now()} attempt {trial.attempt} failed ({outcome.cause}): {outcome.error}\n"
             append_log(storage, layout, line, outcome.traceback)

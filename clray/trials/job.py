@@ -59,8 +59,9 @@ def run_job(job: Job, on_event: OnEvent | None = None, node: str = "") -> list[O
         node: the cluster's name of this machine, for the records.
     """
     storage = Storage.of(job.root)
-    attempts = {trial.trial_id: Attempt(storage, trial, node) for trial in job.trials}
     fence = fence_of(storage, job.lease)
+    folders = [TrialFolders(storage, t.trial_id, f"{t.attempt:03d}-{secrets.token_hex(3)}", fence) for t in job.trials]
+    attempts = {t.trial_id: Attempt(storage, t, node, own.check_ours) for t, own in zip(job.trials, folders, strict=True)}
     try:
         if fence:
             fence.check()
@@ -72,7 +73,6 @@ def run_job(job: Job, on_event: OnEvent | None = None, node: str = "") -> list[O
         if on_event:
             on_event(trial_id, event)
 
-    folders = [TrialFolders(storage, t.trial_id, f"{t.attempt:03d}-{secrets.token_hex(3)}", fence) for t in job.trials]
     for attempt in attempts.values():
         attempt.begin()
     with contextlib.ExitStack() as logs:
@@ -94,7 +94,7 @@ def _run_pack(trials: Sequence[JobTrial], folders: Sequence[TrialFolders], on_ev
     from clray.experiment import Member, TrialPack
 
     experiments = {trial.trial_id: parse_experiment(Document(trial.trial_id, dict(trial.experiment))) for trial in trials}
-    emitted = _Emitted(folders[0].storage, experiments, on_event)
+    emitted = _Emitted(folders, experiments, on_event)
     members = []
     for trial, own in zip(trials, folders, strict=True):
         members.append(Member(experiments[trial.trial_id], own, functools.partial(emitted, trial.trial_id)))
@@ -115,10 +115,10 @@ class _Emitted:
         results: a trial each, once they are known.
     """
 
-    def __init__(self, storage: Storage, experiments: Mapping[str, Experiment], on_event: OnEvent):
+    def __init__(self, folders: Sequence[TrialFolders], experiments: Mapping[str, Experiment], on_event: OnEvent):
         self.results: list[Any] = [None] * len(experiments)
         self._experiments = experiments
-        self._storage = storage
+        self._folders = folders
         self._on_event = on_event
         self._emitter: Emitter | None = None
 
@@ -130,7 +130,8 @@ class _Emitted:
 
             first = next(iter(self._experiments.values()))
             batches = sizes_of(first, open_dataset(first.dataset).info).total_batches
-            self._emitter = Emitter(self._storage, self._experiments, batches, self._warn)
+            checks = {own.trial_id: own.check_ours for own in self._folders}
+            self._emitter = Emitter(self._folders[0].storage, self._experiments, batches, self._warn, checks)
 
     def __call__(self, trial_id: str, event: Mapping[str, Any]) -> None:
         self._on_event(trial_id, event)

@@ -115,8 +115,8 @@ def run_plan(
             try:
                 jobs = make_jobs(plan, todo, statuses, storage.root, active, lease.ticket)
                 for outcome in active.run(jobs, on_event, lease.check):
-                    if outcome.cause in ("lease", "storage"):
-                        lease.look()  # a folder that was removed or taken over explains more than what failed in it
+                    if not lease.held():
+                        lease.check()  # raises: the table belongs to somebody else, and what failed has failed because of that
                     _record(table, storage, layout, params, outcome, on_event)
             finally:
                 if lease.held():

@@ -120,7 +120,7 @@ class TrialsTable:
         buffer = io.BytesIO()
         pq.write_table(to_arrow(list(self.rows.values())), buffer, compression="zstd")
         try:
-            self._storage.replace_bytes(self._layout.trials_table, buffer.getvalue())
+            self._storage.replace_bytes(self._layout.trials_table, buffer.getvalue(), new_folder=not self._written)
             self._written = True
         except OutputError as error:
             if not self._written:

@@ -37,6 +37,15 @@ EXPERIMENT: dict[str, Any] = {
 }
 
 
+WITH_QUICK_LEASES = [
+    sys.executable,
+    "-c",
+    "from clray.store import lease; lease.RENEW_SECONDS, lease.STALE_SECONDS, lease.WATCH_SECONDS = 0.5, 1.0, 1.5; "
+    "from clray.cli import main; main()",
+]
+"""clray that renews its lease often, and takes over after a second of silence."""
+
+
 def sweep_of(seeds: Iterable[int], **more: Any) -> dict[str, Any]:
     """A sweep over seeds, a program a trial."""
     return {"name": "s", "experiment": copy.deepcopy(EXPERIMENT), "grid": {"seed": list(seeds)}, "resources": {"max_lanes": 2}, **more}
@@ -68,7 +77,15 @@ class Scene:
         folder: for its files.
         expected: the arrays of an undisturbed run, by trial.
         seeds: of the sweep.
+
+    Attributes:
+        root: the sweep's folder, or what ``Bucket.copy_to`` makes of it.
+        output: what ``-o`` says.
+        beside: files of a trial that an undisturbed run does not have.
     """
+
+    output = "out"
+    beside: frozenset[str] = frozenset()
 
     def __init__(self, folder: Path, expected: dict[str, Arrays], seeds: Iterable[int]):
         self.folder = folder
@@ -86,9 +103,9 @@ class Scene:
         self.ids = {trial.params["seed"]: trial.trial_id for trial in plan_sweep(self.file).trials}
         self.seeds |= {trial_id: seed for seed, trial_id in self.ids.items()}
 
-    def order(self, seed: int, moment: str, *orders: str) -> None:
-        """Plants orders for a moment of a trial."""
-        path = self.orders / self.ids[seed] / moment
+    def order(self, seed: int | None, moment: str, *orders: str) -> None:
+        """Plants orders for a moment of a trial; without a seed, see ``planted``."""
+        path = self.orders / ("any" if seed is None else self.ids[seed]) / moment
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(orders))
 
@@ -106,6 +123,12 @@ class Scene:
 
         return until(last, seconds, f"{moment} of seed {seed}")
 
+    def ended_attempts(self, seed: int) -> list[list[str]]:
+        """Attempts at a trial that came to their own end: number, status, cause."""
+        path = self.orders / "ended.log"
+        lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return [line[1:] for line in lines if line[0] == self.ids[seed]]
+
     def trainings(self) -> list[list[str]]:
         """Trainings of tasks that were begun, in order: trial id, task, attempt."""
         path = self.orders / "trained.log"
@@ -117,8 +140,8 @@ class Scene:
 
     def start(self, *options: str, environment: dict[str, str] | None = None, argv: list[str] | None = None) -> subprocess.Popen[str]:
         """Starts ``clray sweep`` on the file."""
-        command = [*(argv or [CLRAY]), "sweep", "s.yaml", "-o", "out", *options]
-        given = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})}
+        command = [*(argv or [CLRAY]), "sweep", "s.yaml", "-o", self.output, *options]
+        given = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CLRAY_TEST_ORDERS": str(self.orders), **(environment or {})}
         process = subprocess.Popen(command, cwd=self.folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.started.append(process)
         return process
@@ -171,7 +194,7 @@ class Scene:
         assert_same_bits(arrays_of(self.trial(seed)), self.expected[self.ids[seed]])
         present = {path.name for path in self.trial(seed).iterdir()}
         folders = {"initial", *(f"task_{task:03d}" for task in range(N_TASKS))}
-        assert present == folders | {"attempts", "config.yaml", "classes.npy", "eval_samples.npy", "RESULT.json"}
+        assert present - self.beside == folders | {"attempts", "config.yaml", "classes.npy", "eval_samples.npy", "RESULT.json"}
         committed = self.committed_by(seed)
         for task in range(N_TASKS):
             by = [attempt for trial_id, number, attempt in self.trainings() if (trial_id, number) == (self.ids[seed], str(task))]

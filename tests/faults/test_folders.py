@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -122,17 +123,23 @@ def test_an_output_that_cannot_be_written_is_one_message_before_anything_runs(sc
 
 @pytest.mark.parametrize("local", [True, False], ids=["in one process", "on Ray"])
 def test_a_folder_removed_while_it_is_written_ends_the_sweep_with_one_message(scene: Callable[..., Scene], local: bool) -> None:
+    """On Ray also between a trial's result and the record of its attempt: what is written late does not bring the folder back."""
     s = scene(0, 1)
     s.order(0, "train:1", "sleep 8" if local else "sleep 600")
+    s.order(1, "end", "stop")
     driver = s.start(*(["--local"] if local else []))
     s.wait_for(0, "train:1")
-    if not local:
-        until(lambda: (s.trial(1) / "RESULT.json").exists(), 60, "the other trial")
+    worker = 0 if local else int(s.wait_for(1, "end")[-2])
     s.root.rename(s.folder / "away")  # in one step: while it is removed file by file, new ones come
+    if worker:
+        assert (s.folder / "away" / "trials" / s.ids[1] / "RESULT.json").exists()
+        os.kill(worker, signal.SIGCONT)
+        until(lambda: s.ended_attempts(1), 30, "the end of the other trial")
     ended = s.end(driver, 60)
     assert ended.code == 1, ended.err
     assert "was removed or replaced while the sweep ran: its lease is gone" in ended.err
     assert [path for path in s.root.rglob("*") if path.is_file()] == []
     (s.orders / "trained.log").unlink()
+    s.order(1, "end")
     assert s.run("--local").code == 0
     s.assert_undisturbed({})

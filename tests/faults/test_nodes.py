@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from clray.process_tree import birth_of
 from tests.faults.conftest import start_cluster
-from tests.faults.scene import Scene
+from tests.faults.scene import Scene, until
 
 
 @pytest.fixture
@@ -51,13 +51,12 @@ def test_a_node_that_vanishes_and_one_that_freezes_and_wakes_up_later(nodes: Any
     done = s.end(driver)
     assert done.code == 0, done.err
     before = nonces(s)
-    # A line that was under way to the log when the worker froze may still arrive.
-    files = {path: path.stat().st_mtime_ns for path in s.root.rglob("*") if path.is_file() and path.name != "log.txt"}
+    files = {path: path.stat().st_mtime_ns for path in s.root.rglob("*") if path.is_file()}
     os.kill(worker, signal.SIGCONT)
-    # The worker has its time first: its raylet, once awake, learns that it counts as dead. Ray may leave the idle process behind.
-    time.sleep(5)
+    # The worker comes to its end first: its raylet, once awake, learns that it counts as dead. Ray may leave the idle process behind.
+    until(lambda: ["1", "failed", "lease"] in s.ended_attempts(1), 60, "the end of the frozen attempt")
     os.kill(raylet, signal.SIGCONT)
-    time.sleep(5)
+    until(lambda: birth_of(raylet) in (None, -1), 30, "the end of the thawed raylet")
     assert nonces(s) == before
     changed = [path for path, at in files.items() if path.stat().st_mtime_ns != at]
     assert changed == []

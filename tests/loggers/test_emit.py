@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import clray
-from clray.errors import ConfigError
+from clray.errors import ConfigError, LeaseLostError
 from clray.loggers import emit as emit_module
 from clray.trials.entry import execute
 from clray.trials.plan import plan_run
@@ -95,6 +96,40 @@ def test_a_failing_logger_is_told_once_and_given_the_task_again(trial: tuple[str
     file.with_name("mended").touch()
     assert emit(folder, trial_id, [logger], 3, end=True) == []
     assert tasks_in(file) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("owned", "calls"), [(0, []), (2, ["begin", "log"]), (3, ["begin", "log", "log"])])
+def test_a_worker_whose_trial_was_taken_over_logs_nothing_more_and_does_not_end_the_run(
+    trial: tuple[str, str, Path], owned: int, calls: list[str]
+) -> None:
+    """The owner of the trial is asked for before the first call, before each task and before the end."""
+    folder, trial_id, file = trial
+    asked = iter([None] * owned)
+
+    def check() -> None:
+        if next(asked, "no") == "no":
+            raise LeaseLostError("taken over")
+
+    assert emit(folder, trial_id, [lines(file)], 3, end=True, check=check) == []
+    assert [call for call, _ in calls_in(file)] == calls
+    emit(folder, trial_id, [lines(file)], 3, end=True)
+    assert tasks_in(file) == [0, 1, 2]
+
+
+def test_a_note_that_comes_late_does_not_make_a_task_come_again(trial: tuple[str, str, Path]) -> None:
+    folder, trial_id, file = trial
+    emit(folder, trial_id, [lines(file)], 3)
+    note = Path(folder) / "trials" / trial_id / ".logged.json"
+    known = note.read_bytes()
+    note.write_text("{}")
+    asked = itertools.count()
+
+    def check() -> None:
+        if next(asked) == 1:  # before the first task is logged: somebody else logs all of them
+            note.write_bytes(known)
+
+    emit(folder, trial_id, [lines(file)], 1, check=check)
+    assert note.read_bytes() == known
 
 
 def test_one_logger_that_fails_is_nothing_to_another(trial: tuple[str, str, Path]) -> None:

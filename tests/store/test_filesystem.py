@@ -349,3 +349,14 @@ def test_local_paths_are_for_local_storage(local: Storage, memory: Storage) -> N
     assert local.local_path("a/b") == Path(local.root, "a", "b")
     with pytest.raises(ValueError, match="not a local file"):
         memory.local_path("a")
+
+
+def test_a_late_write_makes_no_folder_where_it_is_told_so(local: Storage) -> None:
+    for write in (local.replace_bytes, local.append_bytes):
+        with pytest.raises(OutputError, match="cannot write"):
+            write("trials/log.txt", b"late", new_folder=False)
+    assert local.list_names("") == []
+    local.replace_bytes("trials/other", b"")
+    local.append_bytes("trials/log.txt", b"one", new_folder=False)
+    local.replace_bytes("trials/other", b"two", new_folder=False)
+    assert (local.read_bytes("trials/log.txt"), local.read_bytes("trials/other")) == (b"one", b"two")

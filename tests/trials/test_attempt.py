@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +88,8 @@ def test_an_attempt_that_its_driver_left_is_closed_by_the_next_one(storage: Stor
 
 def test_the_log_is_on_disk_before_the_attempt_ends(storage: Storage) -> None:
     attempt = Attempt(storage, trial())
+    attempt.begin()
     with attempt.captured_log():
-        import logging
-
         logging.getLogger("clray.trial.t_1").info("so far")
         logging.getLogger("clray.trial.t_2").info("of somebody else")
         attempt.keep_log()
@@ -115,3 +116,31 @@ def test_a_device_out_of_memory_is_explained_and_other_errors_are_not() -> None:
     assert "MiB by estimate" in str(explained) or "KiB by estimate" in str(explained)
     assert explained.__cause__ is found.value
     assert not is_out_of_memory(ValueError("RESOURCE_EXHAUSTED"))
+
+
+def test_an_attempt_whose_trial_was_taken_over_leaves_log_and_records_alone(storage: Storage) -> None:
+    def taken() -> None:
+        raise LeaseLostError("taken over")
+
+    attempt = Attempt(storage, trial(), check=taken)
+    attempt.begin()
+    before = storage.list_files("")
+    with attempt.captured_log():
+        logging.getLogger("clray.trial.t_1").warning("late")
+        attempt.keep_log()
+        attempt.interrupted()
+    assert attempt.end({"status": "done"}).status == "done"  # its result was there before
+    assert storage.list_files("") == before
+    assert record(storage, 1)["outcome"] == "running"
+
+
+def test_what_an_attempt_writes_late_does_not_bring_a_removed_folder_back(storage: Storage, tmp_path: Path) -> None:
+    attempt = Attempt(storage, trial())
+    attempt.begin()
+    shutil.rmtree(tmp_path / "trials")
+    with attempt.captured_log():
+        logging.getLogger("clray.trial.t_1").warning("late")
+        attempt.keep_log()
+        attempt.interrupted()
+    attempt.end({"status": "done"})
+    assert list(tmp_path.iterdir()) == []

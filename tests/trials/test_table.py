@@ -108,7 +108,7 @@ def test_what_is_written_in_all_does_not_grow_with_the_square_of_the_trials(stor
     clock, written = 0.0, 0
     monkeypatch.setattr("clray.trials.table.time.monotonic", lambda: clock)
 
-    def replace(path: str, data: bytes) -> None:
+    def replace(path: str, data: bytes, new_folder: bool = True) -> None:
         nonlocal clock, written
         clock += len(table.rows) * 1e-3
         written += len(table.rows)
