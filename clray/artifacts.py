@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import logging
@@ -27,6 +26,7 @@ from clray.store.layout import SweepLayout, TrialLayout
 from clray.store.lease import Fence
 from clray.store.reader import committed_folders, read_commit, read_file, read_table, verify
 from clray.store.result import write_result
+from clray.store.rows import axes_of, evaluated_rows, table_of
 from clray.store.upkeep import discard_uncommitted, prune_state, set_aside
 from clray.store.writer import FolderCommit, npy_bytes, write_once
 from clray.types import HostArray
@@ -76,8 +76,8 @@ class FolderWriter:
 
     def train(self, steps: Sequence[int], repeats: Sequence[int], accuracy: HostArray, loss: HostArray) -> None:
         """train.parquet with L*R rows from (L, R) arrays."""
-        columns = _axes({"step": steps, "repeat": repeats}) | {"accuracy": accuracy.ravel(), "loss": loss.ravel()}
-        self._folder.write_table(names.TRAIN, _table(columns, names.TRAIN_SCHEMA))
+        columns = axes_of({"step": steps, "repeat": repeats}) | {"accuracy": accuracy.ravel(), "loss": loss.ravel()}
+        self._folder.write_table(names.TRAIN, table_of(columns, names.TRAIN_SCHEMA))
 
     def expert(self, steps: Sequence[int], last_step: int, repeats: Sequence[int], task: int, logs: Evaluations) -> None:
         """expert.parquet: the logs of the expert on its own task, and its evaluation after the last batch."""
@@ -95,7 +95,7 @@ class FolderWriter:
         """
         rows = sorted((int(step), repeat) for repeat, own in zip(repeats, steps, strict=True) for step in own if step)
         columns = np.array(rows, np.int32).reshape(-1, 2)
-        self._folder.write_table(names.BOUNDARIES, _table({"step": columns[:, 0], "repeat": columns[:, 1]}, names.BOUNDARIES_SCHEMA))
+        self._folder.write_table(names.BOUNDARIES, table_of({"step": columns[:, 0], "repeat": columns[:, 1]}, names.BOUNDARIES_SCHEMA))
 
     def representations(self, shape: tuple[int, ...], blocks: Iterable[HostArray]) -> None:
         """representations.npy float32 (L, R, E, S, H) from blocks of log points."""
@@ -391,26 +391,6 @@ def read_config(storage: Storage, trial: TrialLayout) -> Experiment:
     except UnicodeDecodeError:
         raise OutputError(f"{shown} is damaged: not UTF-8 text") from None
     return parse_experiment(parse_yaml(text, shown))
-
-
-def evaluated_rows(steps: Sequence[int], repeats: Sequence[int], tasks: Sequence[int], accuracy: HostArray, loss: HostArray) -> pa.Table:
-    """Rows of metrics.parquet in (L, R, E) order from (L, R, E) arrays."""
-    axes = _axes({"step": steps, "repeat": repeats, "eval_task": tasks})
-    return _table(axes | {"accuracy": accuracy.ravel(), "loss": loss.ravel()}, names.METRICS_SCHEMA)
-
-
-def _axes(axes: Mapping[str, Sequence[int]]) -> dict[str, pa.Array]:
-    return dict(zip(axes, _grid(tuple(tuple(values) for values in axes.values())), strict=True))
-
-
-@functools.lru_cache(maxsize=8)
-def _grid(axes: tuple[tuple[int, ...], ...]) -> tuple[pa.Array, ...]:
-    """All combinations, last axis fastest, an array an axis. They are the same for every task, and long where tasks are many."""
-    return tuple(pa.array(grid.ravel()) for grid in np.meshgrid(*(np.asarray(values, np.int32) for values in axes), indexing="ij"))
-
-
-def _table(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
-    return pa.table([pa.array(columns[field.name]).cast(field.type) for field in schema], schema)
 
 
 def _metric(values: HostArray) -> dict[str, Any]:
