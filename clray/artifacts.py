@@ -134,6 +134,8 @@ class TrialFolders:
 
     read_again: bool | frozenset[str] = _READ_AGAIN
     """Files of committed folders whose content is checked; True: all."""
+    transient = names.TRANSIENT
+    """Files that ``prune_states`` may remove."""
 
     def __init__(self, storage: Storage, trial_id: str, attempt: str, fence: Fence | None = None):
         self.storage = storage
@@ -251,7 +253,7 @@ class TrialFolders:
     @contextlib.contextmanager
     def commit(self, folder: str) -> Iterator[FolderWriter]:
         """Writes a folder and commits it on leaving."""
-        with FolderCommit(self.storage, self.trial, folder, self.attempt, self.config_hash) as open_folder:
+        with FolderCommit(self.storage, self.trial, folder, self.attempt, self.config_hash, self.transient) as open_folder:
             yield FolderWriter(open_folder)
             self.check_ours()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from clray.errors import ConfigError
 from clray.problems import Path_
@@ -70,13 +70,23 @@ class Document:
             ConfigError: a dotted key leads through a value that is no table.
         """
         data: Any = self.data
-        places = dict(self.origins)
+        lines, places = self.lines, dict(self.origins)
         for dotted, value in values.items():
             origin = origins if isinstance(origins, str) else origins[dotted]
             path = _split(dotted, origin)
             data, path = _replace(data, path, value, dotted, origin)
+            if isinstance(value, (Mapping, list, tuple)):  # what was in the old value has no place any more
+                lines, places = _outside(lines, path), _outside(places, path)
             places[path] = origin
-        return Document(self.source, data, self.lines, places)
+        return Document(self.source, data, lines, places)
+
+
+Place = TypeVar("Place")
+
+
+def _outside(places: Mapping[Path_, Place], path: Path_) -> dict[Path_, Place]:
+    """All places but those of what is in the value at ``path``."""
+    return {known: place for known, place in places.items() if len(known) <= len(path) or known[: len(path)] != path}
 
 
 def join_place(place: str, text: str) -> str:

@@ -150,6 +150,16 @@ def test_overriding_copies_and_remembers_where_values_came_from() -> None:
     assert after.where(("e",)) == "--set e.f"  # there only because of what was set in it
 
 
+def test_what_was_in_an_overridden_list_or_table_has_no_place_any_more() -> None:
+    before = parse_yaml("a: [1, 2]\nb: {c: {d: 3}}\n", "f.yaml").override({"b.c.d": 4}, "--set b.c.d")
+    after = before.override({"a": [5, 6], "b.c": {"d": 7}}, {"a": "--set a", "b.c": "--set b.c"})
+    assert after.where(("a", 0)) == "--set a"
+    assert after.where(("b", "c", "d")) == "--set b.c"
+    assert after.where(("b",)) == "f.yaml:2"
+    assert before.where(("a", 0)) == "f.yaml:1"
+    assert before.where(("b", "c", "d")) == "--set b.c.d"
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import functools
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import jax
 
 from clray.config import ModelOptions, OptimizerOptions, StrategyOptions
 from clray.models.pure import PureModel, pure_model
 from clray.strategies.base import StaticSizes, Strategy, chain
 from clray.transform import Transform
 from clray.types import Array, ModelState, Params, PlacedArray
+
+PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
+"""Matrix products of float32 arrays on a GPU: in full, with inputs rounded to 10 bits of mantissa, or to 7. CPUs ignore it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,10 @@ class Spec:
     def n_logs(self) -> int:
         """L."""
         return self.total_batches // self.log_frequency
+
+    def products(self) -> AbstractContextManager[Any]:
+        """Where programs are traced in it, matrix products have the experiment's precision; elsewhere JAX's default, not float32."""
+        return jax.default_matmul_precision(PRECISIONS[self.precision])
 
     @property
     def pure_model(self) -> PureModel:

@@ -18,10 +18,6 @@ from clray.types import Array, PlacedArray, Purpose
 
 Carry = TypeVar("Carry")
 
-PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
-"""Matrix products of float32 arrays on a GPU: in full, with inputs rounded to 10 bits of mantissa, or to 7. CPUs ignore it."""
-
-
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """For programs that run once: random bits take seconds to optimise and microseconds to draw."""
 
@@ -51,7 +47,7 @@ init_lanes = jax.jit(fresh_lanes, static_argnames=("spec", "purpose"), compiler_
 @functools.partial(jax.jit, static_argnames=("spec",))
 def evaluate_lanes(spec: Spec, state: LaneState, lanes: Lane, pools: Pools, task: PlacedArray) -> Evaluation:
     """Evaluates W lanes outside training, as while ``task`` (int32 scalar) is trained: a leading axis W on every leaf."""
-    with jax.default_matmul_precision(PRECISIONS[spec.precision]):
+    with spec.products():
         return _evaluate_all(spec, state, lanes, pools, task)
 
 
@@ -72,7 +68,7 @@ def train_task(
         The state after the segment's last batch, and its logs (L / n_segments of them); the evaluation after the task's last
         batch is that of the last segment.
     """
-    with jax.default_matmul_precision(PRECISIONS[spec.precision]):
+    with spec.products():
         return _train(spec, state, lanes, pools, data, task, horizon, segment)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from clray.errors import UserError, did_you_mean
@@ -119,6 +120,11 @@ def _trial_figure(sweep: SweepFiles, kind: str, trial_id: str | None, metric_nam
 def _study_figure(trial: TrialFiles, kind: str, metric_name: str) -> Figure:
     study = read_study(trial)
     metric = study.metric(metric_name)
+    shown = study.similarity if metric == "cosine" else study.similarity[study.similarity["fraction"] < 1.0]
+    if not np.isfinite(shown[metric]).any():
+        raise UserError(
+            f"{trial.trial_id}: nothing to plot: {metric} is nowhere a number: all networks diverged, or 1 is the only fraction"
+        )
     if kind == "similarity":
         return study_figures.similarity_figure(study, metric)
     if study.joined is None:

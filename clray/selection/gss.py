@@ -1,9 +1,9 @@
 """Greedy gradient-based sample selection: keeps samples whose gradients point elsewhere than those of the memory.
 
 Aljundi et al. 2019 (arXiv 1903.08671, algorithm 2). In one pass in training order, a sample's score is 1 plus the largest cosine
-similarity of its gradient to those of ``batch`` samples drawn from the memory. While there is room it is kept. Afterwards, if its
-score is below 1 (it points away from all of them), a kept sample i drawn in proportion to its score C_i is replaced with
-probability ``C_i / (C_i + score)``. The first sample of a memory gets the score ``FIRST``.
+similarity of its gradient to those of ``batch`` samples drawn from the memory (with replacement; the paper draws a subset). While
+there is room it is kept. Afterwards, if its score is below 1 (it points away from all of them), a kept sample i drawn in proportion
+to its score C_i is replaced with probability ``C_i / (C_i + score)``. The first sample of a memory gets the score ``FIRST``.
 
 Gradients are those of the trained network (the paper uses the network as it is when the sample comes by). A sample's gradient of
 a dense layer is the outer product of input a and delta d, so that inner products of gradients are ``sum (a_i . a_j)(d_i . d_j)``

@@ -14,7 +14,7 @@ import io
 import json
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -42,7 +42,15 @@ class FolderCommit:
         commit: what was committed; None before that.
     """
 
-    def __init__(self, storage: Storage, trial: TrialLayout, folder: str, attempt: str, config_hash: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        trial: TrialLayout,
+        folder: str,
+        attempt: str,
+        config_hash: str,
+        transient: Collection[str] = TRANSIENT,
+    ) -> None:
         """Nothing is written yet.
 
         Args:
@@ -51,6 +59,7 @@ class FolderCommit:
             folder: ``initial``, ``task_003``, ``joint``.
             attempt: text that no other process uses, e.g. ``001-9f3c2a``.
             config_hash: of the experiment; readers can tell results of another one.
+            transient: files that may be removed later on purpose; any other that is gone is damage.
 
         Raises:
             OutputError: a name that cannot be a file name.
@@ -63,6 +72,7 @@ class FolderCommit:
         self._folder = folder
         self._attempt = attempt
         self._config = config_hash
+        self._transient = transient
         self._files: dict[str, FileEntry] = {}
         # Half a file must not be published even if the caller carries on after an error.
         self._unfinished: set[str] = set()
@@ -158,7 +168,7 @@ class FolderCommit:
     def _done(self, name: str, file: HashedFile, **facts: Any) -> None:
         self._staging.file_done(name, file.n_bytes)
         key = self._staging.key(name)
-        self._files[name] = FileEntry(key, file.n_bytes, file.sha256.hexdigest(), transient=name in TRANSIENT, **facts)
+        self._files[name] = FileEntry(key, file.n_bytes, file.sha256.hexdigest(), transient=name in self._transient, **facts)
         self._unfinished.remove(name)
 
     def _commit(self) -> None:

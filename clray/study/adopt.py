@@ -40,7 +40,10 @@ def find_ideal_models(study: Study) -> tuple[Storage, TrialLayout]:
     except OutputError as error:
         raise ConfigError(f"{key}: {error}") from None
     if not differs:
-        raise ConfigError(f"{key}: no trial of a study is there; give the folder of a sweep or of one of its trials")
+        raise ConfigError(
+            f"{key}: no trial of a study is there; give the folder of a sweep or of one of its trials, or leave the key out, as where its "
+            "networks were copied before"
+        )
     reasons = "; ".join(f"{name}: {', '.join(reason)}" for name, reason in sorted(differs.items())[:5])
     raise ConfigError(f"{key}: no study there has the ideal models that this file describes. What differs: {reasons}")
 
@@ -97,7 +100,9 @@ def adopt(folders: TrialFolders, study: Study) -> None:
         assert commit is not None
         problems = verify(storage, layout, commit)
         if problems:  # a copy would carry the damage under a fresh checksum
-            raise OutputError(f"ideal_models: {'; '.join(problems)}. Run that study again to repair it")
+            raise OutputError(
+                f"ideal_models: {'; '.join(problems)}. To repair that study: clray status --verify --set-aside, then its own command again"
+            )
         with folders.commit(name) as out:
             for file, entry in commit.files.items():
                 if entry.shape is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from clray.config import Count, Experiment, Logging, Name, SelectionOptions, Table
 
@@ -16,19 +16,27 @@ IDEAL_STRATEGY = {"name": "cumulative"}
 """Of the ideal models; what a task trains on is all data so far, see ``clray.study.batches``."""
 
 
+def _once(values: Any) -> Any:
+    again = None if values == "all" else next((value for value in values if values.count(value) > 1), None)
+    if again is not None:
+        raise ValueError(f"lists {again} twice; each once")
+    return values
+
+
+def _rising(value: Any) -> Any:
+    if value != "all" and any(low >= high for low, high in itertools.pairwise(value)):
+        raise ValueError("lists rising fractions, each once")
+    return value
+
+
 class Memory(Table):
     """Which memory sets are made of every past task."""
 
     methods: Annotated[tuple[SelectionOptions, ...], Field(min_length=1)]
-    fractions: Annotated[tuple[Fraction, ...], Field(min_length=1, description="of each past task, above 0 and up to 1")]
+    fractions: Annotated[
+        tuple[Fraction, ...], Field(min_length=1, description="of each past task, above 0 and up to 1"), AfterValidator(_rising)
+    ]
     num_samples: Count = Field(10, description="sets of each method and fraction")
-
-    @field_validator("fractions")
-    @classmethod
-    def _rising(cls, value: Any) -> Any:
-        if any(low >= high for low, high in itertools.pairwise(value)):
-            raise ValueError("lists rising fractions, each once")
-        return value
 
     @model_validator(mode="after")
     def _different_names(self) -> Memory:
@@ -47,8 +55,8 @@ class Memory(Table):
 class Downstream(Table):
     """Which memory sets models are trained with. The memory of each is that of the first draw."""
 
-    methods: Literal["all"] | tuple[Name, ...] = "all"
-    fractions: Literal["all"] | tuple[Fraction, ...] = "all"
+    methods: Annotated[Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1)], AfterValidator(_once)] = "all"
+    fractions: Annotated[Literal["all"] | Annotated[tuple[Fraction, ...], Field(min_length=1)], AfterValidator(_rising)] = "all"
 
 
 class StudyLogging(Logging):
@@ -66,7 +74,7 @@ class Study(Experiment):
 
     study: Literal["gradient_similarity"]
     memory: Memory
-    similarity: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("cosine", "mse", "norm_ratio")
+    similarity: Annotated[tuple[Metric, ...], Field(min_length=1), AfterValidator(_once)] = ("cosine", "mse", "norm_ratio")
     downstream: Downstream | None = Downstream()
     ideal_models: str | None = Field(
         None, description="folder of an earlier study, whose networks are taken instead of training them again"

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,8 @@ SMALL_TILE = 128
 BLOCK = 512
 """Rows of one pass: of the products of large sets, of small ones and of the ends of large ones, and of forward and backward."""
 
-METRICS = ("cosine", "mse", "norm_ratio")
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,20 @@ class Loss:
 def _taps(spec: Spec) -> Taps:
     model = spec.pure_model
     params, _ = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
-    return Taps(lambda p, image: model.apply(p, {}, image[None], train=False, key=None)[0][0], params, spec.input_shape)
+    with spec.products():  # the precision of a product is part of the program that is walked through
+        return Taps(lambda p, image: model.apply(p, {}, image[None], train=False, key=None)[0][0], params, spec.input_shape)
+
+
+def _compiled(function: Callable[Concatenate[Loss, Rest], Result]) -> Callable[Concatenate[Loss, Rest], Result]:
+    """``jax.jit`` with ``loss`` static; matrix products have the precision of the experiment."""
+
+    @functools.wraps(function)
+    def in_precision(loss: Loss, *args: Rest.args, **kwargs: Rest.kwargs) -> Result:
+        with loss.spec.products():
+            return function(loss, *args, **kwargs)
+
+    compiled: Any = jax.jit(in_precision, static_argnames=("loss",))
+    return compiled
 
 
 class Rows(NamedTuple):
@@ -95,7 +109,7 @@ def _record(loss: Loss, params: Params, pools: Pools, images: Array, labels: Arr
     return loss.taps.record(params, scale_images(loss.spec, pools, images), loss.of_sample, labels)
 
 
-@functools.partial(jax.jit, static_argnames=("loss",))
+@_compiled
 def record_all(loss: Loss, params: Params, pools: Pools, rows: Rows) -> Recorded:
     """``x`` and ``d`` of all rows, [n_max, ...]; what belongs to padding is not computed."""
     n_max = rows.labels.shape[0]
@@ -113,7 +127,7 @@ def record_all(loss: Loss, params: Params, pools: Pools, rows: Rows) -> Recorded
     return filled
 
 
-@functools.partial(jax.jit, static_argnames=("loss",))
+@_compiled
 def dense_factors(loss: Loss, params: Params, pools: Pools, images: PlacedArray, labels: PlacedArray) -> list[tuple[Array, Array]]:
     """``x`` (n, in) and ``d`` (n, out) of every dense layer, from the first to the head; what belongs to others is not kept."""
     n = labels.shape[0]
@@ -129,7 +143,7 @@ def dense_factors(loss: Loss, params: Params, pools: Pools, images: PlacedArray,
     return jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1])[:n], parts)
 
 
-@functools.partial(jax.jit, static_argnames=("loss",))
+@_compiled
 def full_gradient(loss: Loss, params: Params, pools: Pools, rows: Rows) -> Params:
     """Gradient of the mean loss over all rows, by plain backward passes over blocks: independent of ``taps``."""
     n_max = rows.labels.shape[0]
@@ -159,7 +173,7 @@ class Compared(NamedTuple):
     distance: PlacedArray  # [steps, arrays] squared distance to the gradient of everything
 
 
-@functools.partial(jax.jit, static_argnames=("loss",))
+@_compiled
 def compare_sets(
     loss: Loss, params: Params, pools: Pools, rows: Rows, recorded: Recorded | None, everything: Params, steps: Steps
 ) -> Compared:

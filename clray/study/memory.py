@@ -35,7 +35,8 @@ def n_draws(memory: Memory, method: Selecting) -> int:
 
 @functools.partial(jax.jit, static_argnames=("spec",))
 def _outputs(spec: Spec, params: Params, pools: Pools, images: PlacedArray) -> tuple[Array, Array]:
-    logits, hidden, _ = spec.pure_model.apply(params, {}, scale_images(spec, pools, images), train=False, key=None)
+    with spec.products():
+        logits, hidden, _ = spec.pure_model.apply(params, {}, scale_images(spec, pools, images), train=False, key=None)
     return jax.nn.softmax(logits), hidden
 
 

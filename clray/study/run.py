@@ -52,6 +52,7 @@ class StudyFolders(TrialFolders):
     """Folders of a study's trial."""
 
     read_again = True  # later folders are computed from every file of earlier ones
+    transient = frozenset()  # one that is gone is lost, and its task is trained again
 
     def prune_states(self, task: int | None = None) -> None:
         """Nothing: the networks of every task are measured."""

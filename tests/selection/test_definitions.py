@@ -9,8 +9,8 @@ from scipy.stats import chisquare
 from clray.selection import gss as gss_module
 from clray.selection.class_balanced import ClassBalanced
 from clray.selection.gss import FIRST, GSS
-from clray.selection.herding import herd
-from clray.selection.kmeans import lloyd, nearest_in_turn, online
+from clray.selection.herding import Herding, herd
+from clray.selection.kmeans import KMeans, lloyd, nearest_in_turn, online
 from clray.selection.random import Random
 from clray.selection.reservoir import reservoir
 from clray.selection.uncertainty import Uncertainty
@@ -145,3 +145,58 @@ def test_gss_is_the_loop_of_its_definition(monkeypatch: pytest.MonkeyPatch, batc
         expected = slow_gss(gradients, view.stream, size, batch, np.random.default_rng([12, 0, size]))
         assert rows.tolist() == expected
     assert found[0].tolist() != view.stream[:3].tolist()  # something was replaced
+
+
+def test_gss_of_the_head_within_each_class_is_a_pass_over_the_class() -> None:
+    view = made_up_view(60, 2, seed=13)
+    hidden, head = view.factors()[-1]
+    gradients = np.einsum("ni,no->nio", np.pad(hidden, ((0, 0), (0, 1)), constant_values=1.0), head).reshape(60, -1).astype(np.float64)
+    method = GSS(name="gss", batch=2, gradients="head", balanced=True)
+    ((found,),) = method.select(view, [8], 1, lambda draw, size: np.random.default_rng([14, draw, size]))
+    rng = np.random.default_rng([14, 0, 8])
+    parts = [slow_gss(gradients, view.stream[view.labels[view.stream] == label], 4, 2, rng) for label in range(2)]
+    assert found.tolist() == [row for pair in zip(*parts, strict=True) for row in pair]
+
+
+@pytest.mark.parametrize("variant", ["batch", "streaming"])
+@pytest.mark.parametrize("on", ["pixels", "hidden"])
+def test_kmeans_of_a_task_clusters_each_class_by_what_it_was_told(variant: str, on: str) -> None:
+    view = made_up_view(90, 3, seed=15)
+    features = view.pixels() if on == "pixels" else view.hidden()
+    rng, parts = np.random.default_rng(16), []
+    for label in range(3):
+        rows = [row for row in range(90) if view.labels[row] == label]
+        centroids = [features[rows[i]].astype(np.float64) for i in rng.choice(len(rows), 4, replace=False)]
+        had = [1] * 4
+        for _ in range(20 if variant == "batch" else 0):
+            near = [int(np.argmin([np.sum((features[row] - c) ** 2) for c in centroids])) for row in rows]
+            own = [[features[row] for row, at in zip(rows, near, strict=True) if at == k] for k in range(4)]
+            centroids = [np.mean(own[k], axis=0, dtype=np.float64) if own[k] else centroids[k] for k in range(4)]
+        for row in [row for row in view.stream.tolist() if row in rows] if variant == "streaming" else []:
+            k = int(np.argmin([np.sum((features[row] - c) ** 2) for c in centroids]))
+            had[k] += 1
+            centroids[k] = centroids[k] + (features[row] - centroids[k]) / had[k]
+        near = [int(np.argmin([np.sum((features[row] - c) ** 2) for c in centroids])) for row in rows]
+        turns, chosen = sorted(range(4), key=lambda k: -near.count(k)), []
+        for number in range(6):
+            centroid = centroids[turns[number % 4]]
+            chosen.append(min((row for row in rows if row not in chosen), key=lambda row: np.sum((features[row] - centroid) ** 2)))
+        parts.append(chosen)
+    found = KMeans(name="kmeans", variant=variant, on=on).rank(view, np.random.default_rng(16), 18)
+    assert found[:18].tolist() == [row for turn in zip(*parts, strict=True) for row in turn]
+
+
+def test_herding_of_a_task_takes_one_of_each_class_in_turn() -> None:
+    view = made_up_view(60, 3, seed=17)
+    phi = np.array([h / np.linalg.norm(h) if h.any() else h for h in view.hidden().astype(np.float64)])
+    parts = []
+    for label in range(3):
+        rows = np.flatnonzero(view.labels == label).tolist()
+        chosen: list[int] = []
+        for k in range(1, 6):
+            free = [row for row in rows if row not in chosen]
+            mean = phi[rows].mean(axis=0)
+            chosen.append(min(free, key=lambda row: np.linalg.norm(mean - (phi[row] + phi[chosen].sum(axis=0)) / k)))
+        parts.append(chosen)
+    found = Herding(name="herding").rank(view, np.random.default_rng(0), 15)
+    assert found[:15].tolist() == [row for turn in zip(*parts, strict=True) for row in turn]

@@ -54,6 +54,12 @@ CASES: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"sequence": {"n_tasks": 3, "policy": "reuse"}}, "policy: reuse", ["sequence.policy", "disjoint"]),
     ({"downstream": {"methods": ["gss"]}, "memory": memory()}, "methods:", ["downstream.methods", "gss", "memory.methods"]),
     ({"downstream": {"fractions": [0.7]}, "memory": memory()}, "fractions:", ["downstream.fractions", "0.7"]),
+    ({"downstream": {"methods": ["random", "random"]}, "memory": memory()}, "methods:", ["downstream.methods", "lists random twice"]),
+    ({"downstream": {"methods": []}, "memory": memory()}, "methods:", ["downstream.methods", "at least 1"]),
+    # In another order than that of memory.fractions the accuracies would stand beside the wrong fractions.
+    ({"downstream": {"fractions": [1, 0.1]}, "memory": memory()}, "fractions:", ["downstream.fractions", "rising"]),
+    ({"downstream": {"fractions": []}, "memory": memory()}, "fractions:", ["downstream.fractions", "at least 1"]),
+    ({"similarity": ["mse", "mse"]}, "similarity:", ["similarity", "lists mse twice"]),
     ({"ideal_models": "nowhere"}, "ideal_models: nowhere", ["ideal_models", "no trial of a study"]),
     ({"study": "something"}, "study: something", ["study", "gradient_similarity"]),
 ]

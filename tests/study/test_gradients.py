@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +14,20 @@ from clray.core.program import Pools, Spec
 from clray.models.mlp import MLP
 from clray.optimizers.sgd import SGD
 from clray.strategies.finetune import Finetune
-from clray.study.gradients import TILE, Loss, Rows, compare_sets, full_gradient, make_steps, pad_steps, record_all, similarity
+from clray.study import gradients
+from clray.study.gradients import (
+    TILE,
+    Loss,
+    Rows,
+    compare_sets,
+    dense_factors,
+    full_gradient,
+    make_steps,
+    pad_steps,
+    record_all,
+    similarity,
+)
+from clray.study.memory import _outputs
 from clray.types import Array, Params
 
 N_MAX, N = 2300, 2200
@@ -86,6 +102,32 @@ def test_similarities_equal_those_of_a_backward_pass_a_set(stored: bool) -> None
                     "norm_ratio": np.linalg.norm(a) / np.linalg.norm(b),
                 }[metric]
                 assert got == pytest.approx(want, rel=2e-4, abs=1e-7), (metric, len(chosen))
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("float32", "HIGHEST"), ("tf32", "HIGH"), ("bfloat16", "DEFAULT")])
+@pytest.mark.parametrize("hidden", [(6,), (6, 200)])
+def test_products_are_as_precise_as_in_training(precision: str, expected: str, hidden: tuple[int, ...]) -> None:
+    """What an accelerator computes float32 products with, from the programs: a CPU would not show it."""
+    spec = replace(SPEC, model=MLP(name="mlp", hidden=hidden), precision=precision)
+    params, _ = spec.pure_model.init(jax.random.key(0))
+    given, loss = rows(), Loss(spec, stored=True)
+    gradients._taps.cache_clear()
+    assert loss.taps.meetings  # a study walks through the network before it traces a program
+    recorded = jax.eval_shape(lambda: record_all(loss, params, POOLS, given))
+    images, labels = given.images, given.labels
+    programs = {
+        "record": jax.jit(lambda: record_all(loss, params, POOLS, given)),
+        "factors": jax.jit(lambda: dense_factors(loss, params, POOLS, images, labels)),
+        "everything": jax.jit(lambda: full_gradient(loss, params, POOLS, given)),
+        "outputs": jax.jit(lambda: _outputs(spec, params, POOLS, images)),
+        "sets": jax.jit(lambda kept: compare_sets(loss, params, POOLS, given, kept, params, make_steps(chains()))),
+        "sets, nothing stored": jax.jit(lambda: compare_sets(loss, params, POOLS, given, None, params, make_steps(chains()))),
+    }
+    for name, program in programs.items():
+        text = program.lower(*([recorded] if name == "sets" else [])).as_text()
+        products = re.findall(r"stablehlo.dot_general.*", text)
+        assert products, name
+        assert all(f"precision = [{expected}, {expected}]" in line for line in products), (name, products)
 
 
 def test_everything_has_cosine_one() -> None:

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from clray.errors import UserError
+from clray.report.figures.study import similarity_figure
 from clray.report.plots import plot
+from clray.report.study_files import read_study
+from clray.report.sweep_files import open_sweep
 from clray.study.run import StudyPack
-from tests.study.tiny import prepared, run
+from tests.study.tiny import METHODS, prepared, run
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,11 +38,26 @@ def test_figures_name_methods_and_axes(folder: str, tmp_path: Path, kind: str, m
     assert "fraction of every past task in memory" in text
     measured = {"acc": "cosine", "mse": "mean squared difference", "norm_ratio": "norm relative to"}[metric]
     assert measured in text
+    assert "line: median, band: 16% to 84% of " in text
     if kind == "similarity":
         assert ">whole gradient<" in text
         assert ">hidden.0.kernel<" in text
     else:
         assert "accuracy on past tasks" in text
+
+
+@pytest.mark.parametrize("metric", ["cosine", "mse", "norm_ratio"])
+def test_lines_lie_within_their_bands(folder: str, metric: str) -> None:
+    sweep = open_sweep(folder)
+    (trial_id,) = [path.name for path in Path(folder).glob("trials/t_*")]
+    figure = similarity_figure(read_study(sweep.trial(trial_id)), metric)
+    for axes in figure.axes:
+        lines = [np.asarray(line.get_ydata()) for line in axes.lines]
+        lines = lines if metric == "mse" else lines[1:]  # without the one at 1
+        assert len(lines) == 3 * len(METHODS)  # of each method the median, then the ends of the band
+        for middle, low, high in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+            assert (low <= middle).all()
+            assert (middle <= high).all()
 
 
 def test_what_a_study_does_not_have_is_told(folder: str, tmp_path: Path) -> None:
@@ -56,6 +74,15 @@ def test_what_a_study_does_not_have_is_told(folder: str, tmp_path: Path) -> None
         shutil.rmtree(similarity)
     with pytest.raises(UserError, match="no similarities are committed yet"):
         plot(str(copy), "similarity", None, "acc", (), out)
+
+
+def test_a_study_without_numbers_is_told(tmp_path: Path) -> None:
+    only_everything = {"methods": ["random"], "fractions": [1], "num_samples": 1}
+    root = run(prepared(tmp_path / "out", memory=only_everything, downstream=None)).parents[1]
+    (root / "sweep.yaml").write_text("name: tiny\n")
+    plot(str(root), "similarity", None, "cosine", (), str(tmp_path / "x.png"))
+    with pytest.raises(UserError, match="nothing to plot: mse is nowhere a number: all networks"):
+        plot(str(root), "similarity", None, "mse", (), str(tmp_path / "x.png"))
 
 
 def test_python_of_the_page_runs_on_the_files_of_a_study(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

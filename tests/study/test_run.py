@@ -24,6 +24,8 @@ from clray.core.program import TaskArrays
 from clray.errors import ConfigError
 from clray.memory import estimate
 from clray.results import open_results
+from clray.store.filesystem import Storage
+from clray.store.integrity import check_parts, parts_of, set_damage_aside
 from clray.study.batches import union_batches, with_memory
 from clray.study.downstream import downstream_spec
 from clray.study.gradients import record_bytes
@@ -41,7 +43,9 @@ STUDY_FOLDERS = [
 
 
 def nonces(trial: Path) -> dict[str, str]:
-    return {path.parent.name: json.loads(path.read_text())["nonce"] for path in trial.glob("*/COMMIT.json")}
+    """Of the committed folders; what was set aside is none of them."""
+    committed = [path for path in trial.glob("*/COMMIT.json") if not path.parent.name.startswith(".")]
+    return {path.parent.name: json.loads(path.read_text())["nonce"] for path in committed}
 
 
 def test_every_folder_is_committed_and_the_trial_is_done(study: tuple[StudyPack, Path]) -> None:
@@ -151,6 +155,21 @@ def test_memory_of_a_downstream_model_is_what_it_trained_on(study: tuple[StudyPa
     assert np.array_equal(lanes.fetch_logs(logs).end_accuracy[0], stored[1, 1, 2])
 
 
+def test_some_of_the_sets_downstream_give_the_accuracies_of_all_of_them(study: tuple[StudyPack, Path], tmp_path: Path) -> None:
+    _, trial = study
+    some = run(prepared(tmp_path, downstream={"methods": ["herding", "random"], "fractions": [0.3, 1]}))
+    assert sorted(path.name for path in some.glob("downstream_*")) == ["downstream_herding", "downstream_random"]
+    for method in ("herding", "random"):
+        whole = np.load(trial / f"downstream_{method}" / "accuracy.npy")
+        assert np.array_equal(np.load(some / f"downstream_{method}" / "accuracy.npy"), whole[1:])
+    frame = pq.read_table(some / "joined" / "joined.parquet").to_pandas()
+    row = frame[
+        (frame.method == "herding") & (frame.fraction == 0.3) & (frame.repeat == 0) & (frame.task == 2) & (frame.parameter == "all")
+    ]
+    assert row["accuracy"].tolist() == pytest.approx([np.load(trial / "downstream_herding" / "accuracy.npy")[1, 0, 2].mean()])
+    assert row["cosine"].tolist() == [np.load(trial / "similarity_herding" / "whole.cosine.npy")[1, 0, 0, 1]]
+
+
 @pytest.mark.parametrize("lost", ["memory_001", "gradients_002", "similarity_gss", "downstream_random"])
 def test_what_is_missing_is_made_again_and_nothing_else(study: tuple[StudyPack, Path], tmp_path: Path, lost: str) -> None:
     _, trial = study
@@ -165,6 +184,65 @@ def test_what_is_missing_is_made_again_and_nothing_else(study: tuple[StudyPack, 
     assert {name for name in after if after[name] != before[name]} == {lost}
     found = arrays_of(copy)
     assert {name: values.tobytes() for name, values in found.items()} == {name: values.tobytes() for name, values in arrays.items()}
+
+
+def spoil(file: Path, how: str) -> None:
+    """Removes a file, or changes a byte of it."""
+    if how == "lost":
+        file.unlink()
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["lost", "damaged"])
+@pytest.mark.parametrize("file", ["task_000/state.msgpack", "task_001/state.msgpack", "task_002/state.msgpack"])
+def test_the_same_command_trains_an_ideal_model_again_whose_state_is_gone(
+    study: tuple[StudyPack, Path], tmp_path: Path, file: str, how: str
+) -> None:
+    _, trial = study
+    root = tmp_path / "copy"
+    shutil.copytree(trial.parents[1], root)
+    copy = root / trial.relative_to(trial.parents[1])
+    before, state = nonces(copy), (copy / file).read_bytes()
+    spoil(copy / file, how)
+    for later in ("gradients_001", "gradients_002"):  # what still needs the networks
+        shutil.rmtree(copy / later)
+    (copy / "RESULT.json").unlink()
+    run(prepared(root, "002-test"))
+    after = nonces(copy)
+    assert {name for name in after if after[name] != before[name]} == {file.partition("/")[0], "gradients_001", "gradients_002"}
+    assert (copy / file).read_bytes() == state
+    found, expected = arrays_of(copy), arrays_of(trial)
+    assert {name: found[name].tobytes() for name in expected} == {name: values.tobytes() for name, values in expected.items()}
+
+
+def test_weights_that_were_logged_and_are_gone_are_made_again(tmp_path: Path) -> None:
+    memory = {"methods": ["random"], "fractions": [0.1, 1], "num_samples": 2}
+    options = {"memory": memory, "downstream": None, "logging": {"log_frequency": 10, "weights": True}}
+    trial = run(prepared(tmp_path, **options))
+    file = trial / "task_001" / "weights.head.kernel.npy"
+    before, weights = nonces(trial), file.read_bytes()
+    file.unlink()
+    (trial / "RESULT.json").unlink()
+    run(prepared(tmp_path, "002-test", **options))
+    assert {name for name, nonce in nonces(trial).items() if nonce != before[name]} == {"task_001"}
+    assert file.read_bytes() == weights
+
+
+def test_a_state_that_a_finished_study_lost_is_found_by_verify_and_set_aside(study: tuple[StudyPack, Path], tmp_path: Path) -> None:
+    _, trial = study
+    root = tmp_path / "copy"
+    shutil.copytree(trial.parents[1], root)
+    storage = Storage.of(root)
+    (root / "trials" / trial.name / "task_001" / "state.msgpack").unlink()
+    damaged = [damage for _, damage in check_parts(storage, parts_of(storage, trial.name), lambda n_bytes: None) if damage]
+    assert [damage.part for damage in damaged] == ["task_001"]
+    assert "state.msgpack is missing" in damaged[0].problems[0]
+    set_damage_aside(storage, trial.name, damaged)
+    run(prepared(root, "002-test"))
+    assert not [damage for _, damage in check_parts(storage, parts_of(storage, trial.name), lambda n_bytes: None) if damage]
 
 
 def test_a_study_that_was_killed_goes_on_and_ends_the_same(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from clray.report.study_files import METRICS, WHOLE, StudyResults
 MOST_PANELS = 8
 LOW, HIGH = 0.16, 0.84
 """Quantiles that bands reach to: one standard deviation of a normal distribution to each side."""
+LEGEND = f"line: median, band: {LOW:.0%} to {HIGH:.0%} of "
 
 
 def method_colors(methods: Sequence[str]) -> dict[str, str]:
@@ -36,6 +37,7 @@ def similarity_figure(study: StudyResults, metric: str) -> Figure:
     colors = method_colors(study.methods)
     _curves(whole, study.similarity[study.similarity["parameter"] == WHOLE], study, metric, colors, labels=True)
     whole.set_title("whole gradient", loc="left", pad=4)
+    whole.set_title(LEGEND + "memory sets and networks", loc="right", pad=4, color=MUTED)
     whole.set_ylabel(METRICS[metric].replace(" gradient", "\ngradient"))
     shared: Axes | None = None
     for panel, name in zip(axes[1:].flat, arrays, strict=False):
@@ -64,21 +66,25 @@ def downstream_figure(study: StudyResults, metric: str) -> Figure:
         own = frame[frame["method"] == method].groupby(["fraction", "repeat"])["accuracy_past"].mean().unstack()
         labels.append((_band(left, own, colors[method]), method, colors[method]))
     _fraction_axis(left, sorted(frame["fraction"].unique()), room=0.36)
+    left.set_title(LEGEND + "networks", loc="left", pad=4, color=MUTED)
     left.set_ylabel("accuracy on past tasks (fraction correct)")
     left.set_xlabel("fraction of every past task in memory")
-    means = frame.groupby(["method", "fraction"])[[metric, "accuracy_past"]].mean().reset_index()
+    of_network = frame.groupby(["method", "fraction", "repeat"])[[metric, "accuracy_past"]].mean()  # over tasks
+    points = of_network.groupby(["method", "fraction"]).median().reset_index()
     for method in methods:
-        own = means[means["method"] == method].sort_values("fraction")
+        own = points[points["method"] == method].sort_values("fraction")
         size = 8 + 26 * np.linspace(0, 1, len(own))
         right.plot(own[metric], own["accuracy_past"], color=colors[method], linewidth=0.6, alpha=0.5)
         right.scatter(own[metric], own["accuracy_past"], s=size, color=colors[method], alpha=0.85, linewidths=0)
     if metric != "cosine":
         right.set_xscale("log")
     right.set_xlabel(METRICS[metric])
-    rank = means[means["fraction"] < 1.0][[metric, "accuracy_past"]].rank().corr().iloc[0, 1]
+    rank = points[points["fraction"] < 1.0][[metric, "accuracy_past"]].rank().corr().iloc[0, 1]
     right.set_title("a point a method and fraction; larger: more", loc="left", pad=4, color=MUTED)
     if np.isfinite(rank):
-        right.text(0.97, 0.04, f"rank correlation {rank:.2f}", transform=right.transAxes, ha="right", va="bottom", color=MUTED, fontsize=7)
+        # Similar gradients go with high accuracy: the corner below is empty at the side where they are similar.
+        x, side = (0.97, "right") if metric == "cosine" else (0.03, "left")
+        right.text(x, 0.04, f"rank correlation {rank:.2f}", transform=right.transAxes, ha=side, va="bottom", color=MUTED, fontsize=7)
     _label_starts(left, labels, min(frame["fraction"]))
     return figure
 
@@ -110,16 +116,16 @@ def _curves(axes: Axes, frame: pd.DataFrame, study: StudyResults, metric: str, c
 
 
 def _band(axes: Axes, table: pd.DataFrame, color: str) -> float:
-    """Mean and band over the columns of a table by fraction; where the line begins."""
+    """Median and band over the columns of a table by fraction; where the line begins."""
     x = table.index.to_numpy(float)
-    mean = table.mean(axis=1).to_numpy()
-    axes.plot(x, mean, color=color, marker="o", markersize=2.2, linewidth=1.2, solid_capstyle="round", zorder=3)
+    middle = table.median(axis=1).to_numpy()  # a mean of squared differences can lie far above most of them, outside of the band
+    axes.plot(x, middle, color=color, marker="o", markersize=2.2, linewidth=1.2, solid_capstyle="round", zorder=3)
     if table.shape[1] > 1:
         low, high = table.quantile(LOW, axis=1), table.quantile(HIGH, axis=1)
         axes.fill_between(x, low, high, color=color, alpha=0.08, linewidth=0, zorder=1)
         for edge in (low, high):
             axes.plot(x, edge, color=color, alpha=0.4, linewidth=0.4, zorder=2)
-    return float(mean[0]) if len(mean) else float("nan")
+    return float(middle[0]) if len(middle) else float("nan")
 
 
 def _fraction_axis(axes: Axes, fractions: Sequence[float], room: float) -> None:
