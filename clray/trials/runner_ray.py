@@ -89,6 +89,29 @@ def read_marker(url: str, name: str) -> str:
     return ""
 
 
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started meanwhile listens on loopback alone, which Ray does by itself on Windows and macOS only.
+
+    On Linux its services would listen on all addresses of the machine. ``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=1`` in the environment leaves
+    it at that.
+    """
+    name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    if os.environ.setdefault(name, "0") != "0":
+        yield
+        return
+    constants: Any = getattr(ray._private, "ray_constants", None)
+    before = getattr(constants, "ENABLE_RAY_CLUSTER", None)
+    if before is not None:
+        constants.ENABLE_RAY_CLUSTER = False  # was read from the environment when Ray was imported
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            constants.ENABLE_RAY_CLUSTER = before
+
+
 class RayRunner:
     """A context manager around one connection to a Ray cluster.
 
@@ -104,9 +127,12 @@ class RayRunner:
         self._resources = resources
         self._address = address
         self._started = False
+        self._loopback = contextlib.ExitStack()
 
     def __enter__(self) -> RayRunner:
         if not ray.is_initialized():
+            if not self._address:
+                self._loopback.enter_context(_on_loopback())
             self._connect()
             self._started = True
         try:
@@ -120,6 +146,7 @@ class RayRunner:
         if self._started:
             ray.shutdown()
             self._started = False
+        self._loopback.close()
 
     def _connect(self) -> None:
         # Ray would hand GPU visibility of the driver to tasks without GPUs; tasks say for themselves what they use.
@@ -136,6 +163,7 @@ class RayRunner:
             end_processes({pid: born for pid, born in descendants().items() if pid not in before and "ray" in command_of(pid)})
             with contextlib.suppress(Exception):
                 ray.shutdown()
+            self._loopback.close()
             if not isinstance(error, (ConnectionError, RuntimeError, ValueError, RayError)):
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

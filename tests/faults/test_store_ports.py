@@ -1,4 +1,4 @@
-"""What a cluster that clray starts lets in: whoever has the token. Ray listens on the machine's own address, not on loopback."""
+"""What a cluster that clray starts lets in: who is on this machine and has the token."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray]
@@ -31,12 +32,23 @@ VISITOR = (
 def visit(address: str, seconds: float = 15, **environment: str) -> str:
     """What a process of its own gets to see; nothing where it is refused or left waiting."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        environment = {**{k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}, **environment}
+        own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # else it looks for a node on the machine's other address
+        environment = {**{k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}, **own, **environment}
         done = subprocess.run(
             [sys.executable, "-c", VISITOR, address], env=environment, capture_output=True, text=True, timeout=seconds, check=False
         )
         return done.stdout
     return ""
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses on which a process and its descendants listen."""
+    family = [process, *process.children(recursive=True)]
+    found = set()
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {c.laddr.ip.removeprefix("::ffff:") for c in one.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    return found
 
 
 def test_a_local_cluster_has_no_dashboard_and_lets_in_only_who_has_the_token(tmp_path: Path) -> None:
@@ -48,6 +60,7 @@ def test_a_local_cluster_has_no_dashboard_and_lets_in_only_who_has_the_token(tmp
         assert owner.stdout is not None
         found = json.loads(next(line for line in owner.stdout if line.startswith("{")))
         assert not found["dashboard"]
+        assert listening(psutil.Process(owner.pid)) == {"127.0.0.1"}
         assert found["mode"] == "token"
         assert "INSIDE" in visit(found["address"], 60, RAY_AUTH_MODE="token")
         strangers = [{"RAY_AUTH_MODE": "disabled", "HOME": str(tmp_path)}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}]
