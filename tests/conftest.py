@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,20 @@ def private_data_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         patch.setenv("CLRAY_COMPILED_DIR", str(tmp_path_factory.mktemp("compiled")))
         patch.setenv("CLRAY_DATA_DIR", str(tmp_path_factory.mktemp("no-data")))
         yield
+
+
+MOST_MAPS = 25_000
+"""Mapped regions of memory. A process may have 65,530 on Linux; where XLA is refused one more for a program, it crashes."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_do_not_pile_up() -> Iterator[None]:
+    """Lets go of the programs that a module compiled, where those of all modules so far come to many: each has regions of its own."""
+    yield
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
