@@ -21,15 +21,22 @@ def evaluated_rows(steps: Sequence[int], repeats: Sequence[int], tasks: Sequence
 
 def axes_of(axes: Mapping[str, Sequence[int]]) -> dict[str, pa.Array]:
     """A column for each axis: all combinations of their values."""
-    return dict(zip(axes, _grid(tuple(tuple(values) for values in axes.values())), strict=True))
+    return dict(zip(axes, _grid(tuple(axes), tuple(tuple(values) for values in axes.values())), strict=True))
 
 
 @functools.lru_cache(maxsize=8)
-def _grid(axes: tuple[tuple[int, ...], ...]) -> tuple[pa.Array, ...]:
+def _grid(names: tuple[str, ...], axes: tuple[tuple[int, ...], ...]) -> tuple[pa.Array, ...]:
     """All combinations, last axis fastest, an array an axis. They are the same for every task, and long where tasks are many."""
-    return tuple(pa.array(grid.ravel()) for grid in np.meshgrid(*(np.asarray(values, np.int32) for values in axes), indexing="ij"))
+    grids = np.meshgrid(*(np.asarray(values, np.int64) for values in axes), indexing="ij")
+    return tuple(_column(grid.ravel(), METRICS_SCHEMA.field(name).type) for name, grid in zip(names, grids, strict=True))
 
 
 def table_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
-    """A table with the columns and types of a schema."""
-    return pa.table([pa.array(columns[field.name]).cast(field.type) for field in schema], schema)
+    """A table with the columns and types of a schema, from NumPy arrays or columns of ``axes_of``."""
+    arrays = [columns[field.name] for field in schema]
+    typed = [array if isinstance(array, pa.Array) else _column(array, field.type) for array, field in zip(arrays, schema, strict=True)]
+    return pa.table(typed, schema)
+
+
+def _column(values: HostArray, type_: pa.DataType) -> pa.Array:
+    return pa.array(values.astype(type_.to_pandas_dtype()), type_)
