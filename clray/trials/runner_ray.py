@@ -97,9 +97,10 @@ def _on_loopback() -> Iterator[None]:
     it at that.
     """
     name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-    if os.environ.setdefault(name, "0") != "0":
+    if name in os.environ:  # somebody decided
         yield
         return
+    os.environ[name] = "0"  # for Ray's processes
     constants: Any = getattr(ray._private, "ray_constants", None)
     before = getattr(constants, "ENABLE_RAY_CLUSTER", None)
     if before is not None:
