@@ -9,12 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from benchmarks.data import digits_experiment
 from benchmarks.step import STEPS, clray_task
 from benchmarks.timing import interleave, report
+from clray.devices import training_devices
 from clray.process import available_cpus, configure_jax
 
 
@@ -65,7 +65,7 @@ def main() -> None:
         alone = sweep_seconds(1, Path(third), fresh=True)
         compared = same_arrays(Path(one), Path(other))
     configure_jax(available_cpus())
-    devices = jax.devices()
+    devices = training_devices()
     cases = {f"{lanes} lanes": clray_task(devices, 8, n_repeats=lanes) for lanes in (8, 128)}
     per = {name: seconds / STEPS / int(name.split()[0]) * 1e6 for name, seconds in interleave(cases, 7).items()}
     rows = [

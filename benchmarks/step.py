@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.data import digits_experiment
 from benchmarks.peers import bare_scan
 from benchmarks.timing import interleave, peer, report
+from clray.devices import training_devices
 from clray.process import available_cpus, configure_jax
 
 R, STEPS = 8, 80
@@ -25,7 +26,7 @@ NO_TENSORS = {"weights": False, "representations": "none"}
 
 
 def clray_task(devices: list[jax.Device], log_frequency: int, tensors: bool = True, n_repeats: int = R) -> Any:
-    """A function that trains one task on the devices and waits; no files."""
+    """A function that trains one task on the devices and waits; no files. Logs are in the memory of the task before, as in a run."""
     from clray.documents import Document, parse_experiment
     from clray.experiment import Member, TrialPack, _Sequence
 
@@ -40,7 +41,12 @@ def clray_task(devices: list[jax.Device], log_frequency: int, tensors: bool = Tr
     sequence = _Sequence(pack, pack.members)
     placed = sequence.lanes.place(sequence._build(0), sequence.row_of_lane)
     states = sequence.lanes.init()
-    return lambda: jax.block_until_ready(sequence.lanes.train(states, placed, 0, 400))
+
+    def train() -> None:
+        _, logs = sequence.lanes.train(states, placed, 0, 400)
+        sequence.lanes.fetch_logs(logs).close()
+
+    return train
 
 
 def bare_task(devices: list[jax.Device], n_repeats: int = R) -> Any:
@@ -88,7 +94,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
     configure_jax(available_cpus())
-    devices = jax.devices()
+    devices = training_devices()
     cases = {
         "bare": bare_task(devices),
         "bare, one device": bare_task(devices[:1]),

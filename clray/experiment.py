@@ -34,6 +34,7 @@ from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, place_once, p
 from clray.core.program import Lane, Pools, TaskArrays
 from clray.data.cache import open_dataset
 from clray.data.prefetch import prefetch
+from clray.devices import training_devices
 from clray.draw import Draw
 from clray.memory import segments_that_fit
 from clray.sizes import check_host, sizes_of
@@ -123,7 +124,7 @@ class TrialPack:
         gather: bool | None = None,
     ):
         self.members = list(members)
-        self.devices = list(devices or jax.local_devices())
+        self.devices = list(devices or training_devices())
         self.width = width
         self.writers = ThreadPoolExecutor(WRITERS, "clray-write")
         self.file_writers = ThreadPoolExecutor(FILES_AT_ONCE, "clray-file")  # their threads, and with them their buffers, stay
@@ -291,6 +292,7 @@ class _Sequence:
             leaf.delete()
         self.seconds.add("transfer", since)
         self._commit(f"task_{task:03d}", host, self.pack.steps, task=task, state=state, expert=expert_logs)
+        host.close()
 
     def _commit(
         self,

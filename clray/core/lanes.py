@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from clray.core.evaluate import Evaluation
-from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLogs
-from clray.core.task import evaluate_lanes, fresh_lanes, init_lanes, train_task
+from clray.core.program import Lane, LaneState, Pools, Room, Spec, TaskArrays, TaskLogs
+from clray.core.task import evaluate_lanes, fresh_lanes, fresh_room, init_lanes, train_task
 from clray.core.transfer import to_device, to_host
 from clray.types import HostArray, PlacedArray, Purpose
 
@@ -92,6 +92,7 @@ class ChunkedLanes:
         self.pools_on = pools_on or {device: to_device(pools, device) for device in dict.fromkeys(c.device for c in self.chunks)}
         self.lanes_of = [to_device(_rows(lanes, chunk), chunk.device) for chunk in self.chunks]
         self.n_lanes = sum(chunk.n_real for chunk in self.chunks)
+        self._rooms: list[list[Room]] = []  # with a room a chunk each
 
     def init(self, task: int = 0, purpose: Purpose = Purpose.INIT) -> list[LaneState]:
         """Fresh states; see ``init_lanes``."""
@@ -139,10 +140,19 @@ class ChunkedLanes:
         """Starts the training of one task (or a segment of it) on all devices and returns at once."""
         numbers = np.int32(task), np.int32(horizon), np.int32(segment)
         out = [
-            train_task(self.spec, state, lanes, self.pools_on[chunk.device], rows, *numbers)
-            for chunk, state, lanes, rows in zip(self.chunks, states, self.lanes_of, data, strict=True)
+            train_task(self.spec, state, lanes, self.pools_on[chunk.device], rows, *numbers, room)
+            for chunk, state, lanes, rows, room in zip(self.chunks, states, self.lanes_of, data, self._take_rooms(), strict=True)
         ]
         return [state for state, _ in out], [logs for _, logs in out]
+
+    def _take_rooms(self) -> list[Room]:
+        if not self._rooms:
+            rooms = [
+                fresh_room(self.spec, lanes, self.pools_on[chunk.device]) for chunk, lanes in zip(self.chunks, self.lanes_of, strict=True)
+            ]
+            # A program that waits for its arguments takes a thread of the CPU's pool from the one beside it.
+            self._rooms.append(jax.block_until_ready(rooms))
+        return self._rooms.pop()
 
     def fetch_state(self, states: Sequence[LaneState]) -> dict[str, HostArray]:
         """States of all lanes as flat host arrays: tree path to [A, ...]."""
@@ -167,8 +177,16 @@ class ChunkedLanes:
         return [to_device(_rows(whole, chunk), chunk.device) for chunk in self.chunks]
 
     def fetch_logs(self, logs: Sequence[TaskLogs]) -> HostLogs:
-        """One transfer of everything that a task, or a segment of it, produced."""
-        return HostLogs([to_host(list(logs))], self.chunks)
+        """One transfer of everything that a task, or a segment of it, produced. ``logs`` may be overwritten by a later task:
+        on CPU, where the host's arrays are the device's, once the result is closed, elsewhere from now on."""
+        host = to_host(list(logs))
+        if self.chunks[0].device.platform == "cpu":
+            return HostLogs([host], self.chunks, [lambda: self._reuse(logs)])
+        self._reuse(logs)
+        return HostLogs([host], self.chunks)
+
+    def _reuse(self, logs: Sequence[TaskLogs]) -> None:
+        self._rooms.append([Room(part.hidden, part.weights) for part in logs])
 
     def _gather(self, parts: Sequence[Any], axis: int) -> Any:
         return gather_lanes(parts, self.chunks, axis)
@@ -188,7 +206,7 @@ def gather_lanes(parts: Sequence[Any], chunks: Sequence[Chunk], axis: int) -> An
     """Joins per-chunk host arrays along the lane axis and drops the padding."""
 
     def join(*leaves: HostArray) -> HostArray:
-        real = [leaf.take(range(chunk.n_real), axis) for leaf, chunk in zip(leaves, chunks, strict=True)]
+        real = [leaf[(slice(None),) * axis + (slice(chunk.n_real),)] for leaf, chunk in zip(leaves, chunks, strict=True)]
         return np.concatenate(real, axis)
 
     return jax.tree.map(join, *parts)
@@ -211,8 +229,12 @@ class LaneEvaluations(NamedTuple):
 class HostLogs:
     """What a task produced, on the host, still in segments and chunks: large tensors are joined one log point at a time."""
 
-    def __init__(self, segments: Sequence[Sequence[TaskLogs]], chunks: Sequence[Chunk]):
-        """Args: segments: logs of each segment of a task in turn, a chunk each."""
+    def __init__(self, segments: Sequence[Sequence[TaskLogs]], chunks: Sequence[Chunk], on_close: Sequence[Callable[[], None]] = ()):
+        """Args:
+        segments: logs of each segment of a task in turn, a chunk each.
+        on_close: called by ``close``.
+        """
+        self._on_close = list(on_close)
         self._segments = [list(parts) for parts in segments]
         self._chunks = chunks
         self._where = {lane: (part, row) for part, chunk in enumerate(chunks) for row, lane in enumerate(chunk.lanes[: chunk.n_real])}
@@ -229,7 +251,13 @@ class HostLogs:
 
     def followed_by(self, later: HostLogs) -> HostLogs:
         """The logs of this segment and of the next ones as one."""
-        return HostLogs([*self._segments, *later._segments], self._chunks)
+        return HostLogs([*self._segments, *later._segments], self._chunks, [*self._on_close, *later._on_close])
+
+    def close(self) -> None:
+        """Lets go of hidden states and weights, so that a later task may be logged in their memory."""
+        self._segments = []
+        while self._on_close:
+            self._on_close.pop()()
 
     def of_lanes(self, lanes: range) -> LaneEvaluations:
         """The evaluations of neighbouring lanes."""

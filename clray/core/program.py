@@ -179,6 +179,13 @@ class TaskArrays(NamedTuple):
     order_labels: PlacedArray = None  # cumulative: [total batches, W, B] int32
 
 
+class Room(NamedTuple):
+    """Where the large logs of a task are written to: memory of an earlier task's, which a CPU would have to clear page by page."""
+
+    hidden: PlacedArray  # [L, W, U, S/C, H] float32
+    weights: dict[str, PlacedArray]  # [L, W, *shape] each
+
+
 class TaskLogs(NamedTuple):
     """What one task produces, accumulated on the device, with lanes W behind the log axis."""
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from clray.core.boundaries import fresh_watch, look_for_boundary
 from clray.core.evaluate import Evaluation, evaluate
-from clray.core.program import Lane, LaneState, Pools, Spec, TaskArrays, TaskLogs
+from clray.core.program import Lane, LaneState, Pools, Room, Spec, TaskArrays, TaskLogs
 from clray.core.step import Clock, StepLog, context, lane_key, optimizer_of, train_step
 from clray.strategies.base import TaskData, with_unfrozen, without_unfrozen
 from clray.types import Array, PlacedArray, Purpose
 
 Carry = TypeVar("Carry")
+
+
+class Scores(NamedTuple):
+    """The small part of an evaluation."""
+
+    accuracy: Array  # [W, E] float32
+    loss: Array  # [W, E] float32
+
 
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """For programs that run once: random bits take seconds to optimise and microseconds to draw."""
@@ -52,8 +60,25 @@ def evaluate_lanes(spec: Spec, state: LaneState, lanes: Lane, pools: Pools, task
 
 
 @functools.partial(jax.jit, static_argnames=("spec",))
+def fresh_room(spec: Spec, lanes: Lane, pools: Pools) -> Room:
+    """Room for the logs of W lanes in one task, or in one of its segments; zeros."""
+
+    def large(lanes: Lane, pools: Pools) -> Room:
+        state = fresh_lanes(spec, lanes, jnp.int32(0))
+        return _large(spec, state, _evaluate_all(spec, state, lanes, pools, jnp.int32(0)))
+
+    n_logs = spec.n_logs // spec.n_segments
+    zero = lanes.repeat[0] * 0  # what is computed from an argument is made, and stays, on its device
+    return jax.tree.map(lambda leaf: jnp.full((n_logs, *leaf.shape), zero.astype(leaf.dtype)), jax.eval_shape(large, lanes, pools))
+
+
+def _large(spec: Spec, state: LaneState, logged: Evaluation) -> Room:
+    return Room(logged.hidden, state.params if spec.log_weights else {})
+
+
+@functools.partial(jax.jit, static_argnames=("spec",), donate_argnames=("room",))
 def train_task(
-    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, data: TaskArrays, task: Array, horizon: Array, segment: Array
+    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, data: TaskArrays, task: Array, horizon: Array, segment: Array, room: Room
 ) -> tuple[LaneState, TaskLogs]:
     """Trains W lanes on one task, or on one of the equal segments of its logs where all logs would not fit on the device.
 
@@ -63,17 +88,18 @@ def train_task(
         task: int32 scalar, number of the task.
         horizon: int32 scalar, batches of the whole sequence (for schedules over it).
         segment: int32 scalar, 0 to ``spec.n_segments - 1``, called in this order.
+        room: see ``fresh_room``, or the large logs of an earlier call; gone afterwards.
 
     Returns:
         The state after the segment's last batch, and its logs (L / n_segments of them); the evaluation after the task's last
         batch is that of the last segment.
     """
     with spec.products():
-        return _train(spec, state, lanes, pools, data, task, horizon, segment)
+        return _train(spec, state, lanes, pools, data, task, horizon, segment, room)
 
 
 def _train(
-    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, data: TaskArrays, task: Array, horizon: Array, segment: Array
+    spec: Spec, state: LaneState, lanes: Lane, pools: Pools, data: TaskArrays, task: Array, horizon: Array, segment: Array, room: Room
 ) -> tuple[LaneState, TaskLogs]:
     batches = data.order, data.order_labels
     is_first, is_last = segment == 0, segment == spec.n_segments - 1
@@ -96,18 +122,23 @@ def _train(
         return look_for_boundary(spec, state, lanes, pools, log.accuracy, clock) if spec.window else state, log
 
     def one_log(
-        state: LaneState, window: tuple[Array, tuple[Array, Array]]
-    ) -> tuple[LaneState, tuple[StepLog, Evaluation, dict[str, Array]]]:
-        state, log = jax.lax.scan(one_batch, state, window)
-        weights = state.params if spec.log_weights else {}
-        return state, (jax.tree.map(lambda x: x.mean(axis=0), log), _evaluate_all(spec, state, lanes, pools, task), weights)
+        carry: tuple[LaneState, Room], window: tuple[Array, tuple[Array, tuple[Array, Array]]]
+    ) -> tuple[tuple[LaneState, Room], tuple[StepLog, Scores]]:
+        state, room = carry
+        number, batches = window
+        state, log = jax.lax.scan(one_batch, state, batches)
+        logged = _evaluate_all(spec, state, lanes, pools, task)
+        large = _large(spec, state, logged)
+        room = jax.tree.map(lambda all_logs, one: jax.lax.dynamic_update_index_in_dim(all_logs, one, number, 0), room, large)
+        return (state, room), (jax.tree.map(lambda x: x.mean(axis=0), log), Scores(logged.accuracy, logged.loss))
 
-    def finish(carry: tuple[LaneState, Evaluation]) -> tuple[LaneState, Evaluation]:
+    def finish(carry: tuple[LaneState, Scores]) -> tuple[LaneState, Scores]:
         state, end = carry
         if n_logged < spec.total_batches:
             rest = jax.tree.map(lambda x: x[n_logged:], (numbers, batches))
             state, _ = jax.lax.scan(one_batch, state, rest)
-            end = _evaluate_all(spec, state, lanes, pools, task)._replace(hidden=end.hidden)
+            last = _evaluate_all(spec, state, lanes, pools, task)
+            end = Scores(last.accuracy, last.loss)
         ended = jax.vmap(_end_task, in_axes=(None, 0, 0, None, 1, 1, None))
         images = in_pool(data.images) if spec.cumulative else data.images
         return ended(spec, state, lanes, pools, images, data.labels, task), end
@@ -121,10 +152,10 @@ def _train(
         ),
         (numbers, batches),
     )
-    state, (train, logged, weights) = jax.lax.scan(one_log, state, windows)
+    (state, room), (train, logged) = jax.lax.scan(one_log, (state, room), (jnp.arange(per_segment), windows))
     last = jax.tree.map(lambda x: x[-1], logged)
     state, end = _only(spec, is_last, finish, (state, last))
-    return state, TaskLogs(logged.accuracy, logged.loss, train.accuracy, train.loss, logged.hidden, weights, end.accuracy, end.loss)
+    return state, TaskLogs(logged.accuracy, logged.loss, train.accuracy, train.loss, room.hidden, room.weights, end.accuracy, end.loss)
 
 
 def _only(spec: Spec, when: Array, function: Callable[[Carry], Carry], carry: Carry) -> Carry:

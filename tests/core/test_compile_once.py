@@ -66,13 +66,16 @@ def test_training_is_compiled_once_a_device_for_all_tasks(first: Counted) -> Non
     assert first.programs == n_devices()
 
 
-def test_initialising_and_evaluating_are_compiled_once_a_device(first: Counted) -> None:
-    assert first.compiled["jit(fresh_lanes)"] == n_devices()
-    assert first.compiled["jit(evaluate_lanes)"] == n_devices()
+OTHERS = "jit(fresh_lanes)", "jit(evaluate_lanes)", "jit(fresh_room)"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_runs_beside_training_is_compiled_once_a_device(first: Counted, name: str) -> None:
+    assert first.compiled[name] == n_devices()
 
 
 def test_nothing_else_is_compiled(first: Counted) -> None:
-    assert set(first.compiled) == {"jit(train_task)", "jit(fresh_lanes)", "jit(evaluate_lanes)"}
+    assert set(first.compiled) == {"jit(train_task)", *OTHERS}
 
 
 CHANGES: dict[str, tuple[bool, dict[str, Any]]] = {
