@@ -150,8 +150,10 @@ class ChunkedLanes:
             rooms = [
                 fresh_room(self.spec, lanes, self.pools_on[chunk.device]) for chunk, lanes in zip(self.chunks, self.lanes_of, strict=True)
             ]
-            # A program that waits for its arguments takes a thread of the CPU's pool from the one beside it.
-            self._rooms.append(jax.block_until_ready(rooms))
+            if self.chunks[0].device.platform == "cpu":
+                # A program that waits for its arguments takes a thread of the pool from the one beside it.
+                jax.block_until_ready(rooms)
+            self._rooms.append(rooms)
         return self._rooms.pop()
 
     def fetch_state(self, states: Sequence[LaneState]) -> dict[str, HostArray]:
