@@ -6,6 +6,7 @@ python -m benchmarks.driver
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,20 +37,25 @@ def write(folder: Path, name: str, **sweep: object) -> str:
 
 
 def unpackable(folder: Path, workers: int) -> float:
-    """Seconds of 8 trials of 8 widths on a Ray of so many single-CPU workers, from the first start to the last end."""
+    """Seconds of 16 trials of 16 widths on a Ray of so many single-CPU workers, from the first start to the last end.
+
+    Every trial is compiled: nothing is left from the runs before.
+    """
     import ray
 
     from clray.trials.entry import execute
     from clray.trials.plan import plan_sweep
 
     experiment = digits_experiment(20, 8, 80)
-    sweep = {"name": f"workers{workers}", "experiment": experiment, "grid": {"model.hidden": [[256 - i, 256] for i in range(8)]}}
+    sweep = {"name": f"workers{workers}", "experiment": experiment, "grid": {"model.hidden": [[256 - i, 256] for i in range(16)]}}
     times: list[float] = []
+    os.environ["CLRAY_COMPILED_DIR"] = str(folder / "compiled")  # for the workers
     ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
         result = execute(plan_sweep(sweep), str(folder), lambda *_: times.append(time.perf_counter()), local=False)
     finally:
         ray.shutdown()
+        del os.environ["CLRAY_COMPILED_DIR"]
     assert not result.failed
     return times[-1] - times[1]
 
@@ -65,12 +71,13 @@ def main() -> None:
         points = write(folder, "points", grid={"optimizer.learning_rate": rates[:100], "seed": list(range(100))})
         dry = median(seconds("sweep", points, "--dry-run", "-o", root) for _ in range(3))
         helped = median(seconds("--help") for _ in range(7))
-        one, two = unpackable(folder / "one", 1), unpackable(folder / "two", 2)
+        taken = [[unpackable(folder / f"{i}-{workers}", workers) for workers in (1, 2)] for i in range(3)]
+        one, two = (median(each) for each in zip(*taken, strict=True))
     rows = [
         ("500 trials already done, run again", f"{again:.2f} s", "<= 3 s"),
         ("dry run of 10,000 points", f"{dry:.2f} s", "<= 5 s"),
         ("clray --help", f"{helped:.2f} s", "<= 0.35 s"),
-        ("8 unpackable trials, 1 / 2 single-CPU workers", f"{one:.1f} / {two:.1f} s = {one / two:.2f} x", ">= 1.8 x"),
+        ("16 unpackable trials, 1 / 2 single-CPU workers", f"{one:.1f} / {two:.1f} s = {one / two:.2f} x", ">= 1.8 x"),
     ]
     report("benchmarks.driver", rows)
 
