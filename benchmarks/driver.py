@@ -39,7 +39,8 @@ def write(folder: Path, name: str, **sweep: object) -> str:
 def unpackable(folder: Path, workers: int) -> float:
     """Seconds of 16 trials of 16 widths on a Ray of so many single-CPU workers, from the first start to the last end.
 
-    Every trial is compiled: nothing is left from the runs before.
+    Ray, its workers and this process have as many CPUs as there are workers, and no more: the threads with which a worker compiles
+    and writes would take those of the others. Every trial is compiled: nothing is left from the runs before.
     """
     import ray
 
@@ -49,13 +50,16 @@ def unpackable(folder: Path, workers: int) -> float:
     experiment = digits_experiment(20, 8, 80)
     sweep = {"name": f"workers{workers}", "experiment": experiment, "grid": {"model.hidden": [[256 - i, 256] for i in range(16)]}}
     times: list[float] = []
-    os.environ["CLRAY_COMPILED_DIR"] = str(folder / "compiled")  # for the workers
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cpus)[:workers])  # Ray's processes inherit this, and the next line
+    os.environ["CLRAY_COMPILED_DIR"] = str(folder / "compiled")
     ray.init(address="local", num_cpus=workers, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
         result = execute(plan_sweep(sweep), str(folder), lambda *_: times.append(time.perf_counter()), local=False)
     finally:
         ray.shutdown()
         del os.environ["CLRAY_COMPILED_DIR"]
+        os.sched_setaffinity(0, cpus)
     assert not result.failed
     return times[-1] - times[1]
 
@@ -77,7 +81,7 @@ def main() -> None:
         ("500 trials already done, run again", f"{again:.2f} s", "<= 3 s"),
         ("dry run of 10,000 points", f"{dry:.2f} s", "<= 5 s"),
         ("clray --help", f"{helped:.2f} s", "<= 0.35 s"),
-        ("16 unpackable trials, 1 / 2 single-CPU workers", f"{one:.1f} / {two:.1f} s = {one / two:.2f} x", ">= 1.8 x"),
+        ("16 unpackable trials, 1 / 2 single-CPU workers on as many CPUs", f"{one:.1f} / {two:.1f} s = {one / two:.2f} x", ">= 1.8 x"),
     ]
     report("benchmarks.driver", rows)
 
