@@ -19,7 +19,7 @@ from clray.documents import parse_experiment, parse_yaml
 from clray.errors import LeaseLostError, OutputError, UserError
 from clray.metrics.accuracy import mean_and_sem, summary
 from clray.store import layout as names
-from clray.store.checkpoint import CorruptStateError, pack_state, unpack_state
+from clray.store.checkpoint import CorruptStateError, packed_parts, unpack_state
 from clray.store.commit import Commit, DamagedError
 from clray.store.filesystem import Storage, hide_credentials
 from clray.store.layout import SweepLayout, TrialLayout
@@ -119,7 +119,7 @@ class FolderWriter:
 
     def state(self, flat: Mapping[str, HostArray]) -> None:
         """state.msgpack."""
-        self._folder.write_bytes(names.STATE, pack_state(flat))
+        self._folder.write_parts(names.STATE, packed_parts(flat))
 
 
 class TrialFolders:

@@ -142,9 +142,14 @@ class FolderCommit:
         self._done(name, file, shape=tuple(int(n) for n in shape), dtype=dtype.name)
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write any other file, e.g. ``state.msgpack``."""
+        """Write any other file."""
+        self.write_parts(name, [data])
+
+    def write_parts(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
+        """Write any other file from pieces, e.g. ``state.msgpack``."""
         with self._writing(name) as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
         self._done(name, file)
 
     @contextlib.contextmanager

@@ -9,11 +9,12 @@ import struct
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from clray.store.checkpoint import CorruptStateError, pack_state, unpack_state
+from clray.store.checkpoint import VIEWED_BYTES, CorruptStateError, pack_state, packed_parts, unpack_state
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "complex64"]
 ARRAYS = st.sampled_from(DTYPES).flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)))
@@ -114,3 +115,32 @@ def test_damaged_bytes_raise_or_give_numbers(data: st.DataObject) -> None:
 def test_foreign_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(CorruptStateError):
         unpack_state(data)
+
+
+LARGE = {
+    "as it lies": np.arange(2**15, dtype=np.float32).reshape(2, -1, 64),
+    "transposed": np.arange(2**15, dtype=np.float32).reshape(128, 256).T,
+    "bfloat16": np.arange(2**16, dtype=np.float32).astype(ml_dtypes.bfloat16),
+    "just large": np.zeros(VIEWED_BYTES, np.uint8),
+    "just small": np.zeros(VIEWED_BYTES - 1, np.uint8),
+    "small": np.arange(3),
+    "number": 7,
+}
+
+
+def test_large_arrays_are_packed_as_flax_packs_them_without_a_copy() -> None:
+    parts = list(packed_parts(LARGE))
+    assert b"".join(parts) == serialization.msgpack_serialize(dict(LARGE))
+    views = [np.frombuffer(part, np.uint8) for part in parts if isinstance(part, memoryview)]
+    assert [view.size for view in views] == [
+        LARGE[path].nbytes for path in sorted(LARGE) if path in ("as it lies", "transposed", "bfloat16", "just large")
+    ]
+    assert sum(np.shares_memory(view, LARGE["as it lies"]) for view in views) == 1
+
+
+def test_arrays_that_flax_cuts_into_pieces_come_back_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 2**16)
+    restored = unpack_state(pack_state(LARGE))
+    assert all(
+        same_bits(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value, restored[path]) for path, value in LARGE.items()
+    )
