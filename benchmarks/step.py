@@ -65,7 +65,7 @@ def bare_task(devices: list[jax.Device], n_repeats: int = R) -> Any:
     return lambda: jax.block_until_ready([bare_scan.train(*given) for given in arguments])
 
 
-def whole_run(log_frequency: int, n_tasks: int = 25, tensors: bool = True) -> float:
+def whole_run(log_frequency: int, n_tasks: int = 50, tensors: bool = True) -> float:
     """Seconds per task of a whole run with files on disk, from the second task's commit on.
 
     Many tasks, so that starting and ending weigh little; the first five are evaluated, which is what the peers' five tasks are.
@@ -105,13 +105,22 @@ def main() -> None:
     per = {name: seconds / STEPS / R * 1e6 for name, seconds in interleave(cases, args.repetitions).items()}
     # Without logs the peers leave tables and states, no weights or hidden states.
     runs = {"ends": (80, False), "ends, tensors": (80, True), "logs": (8, True)}
-    taken = {name: [] for name in runs}  # type: dict[str, list[float]]
+    peers = {
+        "loop": ("benchmarks.peers.pytorch_loop", "--repeats", "2", "--files"),
+        "loop, logs": ("benchmarks.peers.pytorch_loop", "--repeats", "2", "--log-every", "8", "--files"),
+    }
+    if args.avalanche:
+        peers["avalanche"] = ("benchmarks.peers.avalanche_naive", "--repeats", "1")
+    # In turn, so that a machine that is slower for a while is so for all of them.
+    taken = {name: [] for name in (*runs, *peers)}  # type: dict[str, list[float]]
     for _ in range(args.runs):
         for name, (log_frequency, tensors) in runs.items():
             taken[name].append(whole_run(log_frequency, tensors=tensors) / STEPS / R * 1e6)
-    files, files_tensors, files_logs = (float(np.median(taken[name])) for name in runs)
-    loop = peer("benchmarks.peers.pytorch_loop", "--repeats", "3", "--files")["us_per_step"]
-    loop_logs = peer("benchmarks.peers.pytorch_loop", "--repeats", "3", "--log-every", "8", "--files")["us_per_step"]
+        for name, command in peers.items():
+            taken[name].append(peer(*command)["us_per_step"])
+    middle = {name: float(np.median(each)) for name, each in taken.items()}
+    files, files_tensors, files_logs = (middle[name] for name in runs)
+    loop, loop_logs = middle["loop"], middle["loop, logs"]
     bare = per["bare"]
     rows = [
         ("bare scan, all devices / one device", f"{bare:.0f} / {per['bare, one device']:.0f} us", ""),
@@ -132,7 +141,7 @@ def main() -> None:
         ("two CPU devices against one", f"{per['clray, no logs, one device'] / per['clray, no logs']:.2f} x", ">= 1.7 x"),
     ]
     if args.avalanche:
-        naive = peer("benchmarks.peers.avalanche_naive", "--repeats", "2")["us_per_step"]
+        naive = middle["avalanche"]
         rows.append(("evaluated at task ends, against Avalanche Naive", f"{naive:.0f} / {files:.0f} us = {naive / files:.1f} x", ">= 11 x"))
     report("benchmarks.step", rows)
 
