@@ -86,7 +86,8 @@ def remembered(key: str, candidates: Sequence[int], measure: Callable[[int], flo
 def key_of(spec: Spec, devices: Sequence[jax.Device]) -> str:
     """What a measurement is good for: the devices, JAX, and networks and batches of about this size."""
     size = round(math.log2(parameters(spec)))
-    machine = f"{devices[0].device_kind} x {len(devices)}, {os.cpu_count()} cpus, jax {jax.__version__}"
+    backends = len({id(device.client) for device in devices})
+    machine = f"{devices[0].device_kind} x {len(devices)} in {backends} backends, {os.cpu_count()} cpus, jax {jax.__version__}"
     return f"{machine}, {type(spec.model).__name__}, 2^{size} parameters, batch {spec.batch_size}"
 
 
