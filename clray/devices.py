@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from typing import Any
 
 import jax
+
+_one_at_a_time = threading.Lock()
 
 
 def training_devices() -> list[jax.Device]:
@@ -19,7 +22,8 @@ def training_devices() -> list[jax.Device]:
     found = jax.local_devices()
     if len(found) == 1 or found[0].platform != "cpu" or jax.process_count() > 1:
         return found
-    return list(_single_threaded(len(found))) or found
+    with _one_at_a_time:
+        return list(_single_threaded(len(found))) or found
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 A pack is one or more trials that share a compiled program: they differ only in seed and in traced hyperparameters. While
 task t trains on the devices, one background thread builds the data of task t + 1 and another writes what task t - 1
-produced; the main thread only starts programs. Everything that a task of a trial leaves behind becomes visible in one commit.
+produced; the main thread starts programs. Everything that a task of a trial leaves behind becomes visible in one commit.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class TrialPack:
 
     Args:
         members: trials whose experiments differ only in seed and traced hyperparameters.
-        devices: JAX devices to use; default all of this process.
+        devices: JAX devices to use; default ``training_devices()``.
         width: lanes a chunk; default what was measured on this machine, see ``clray.calibration``.
         log_bytes: memory that the logs of a task may fill on all devices together; default a share of what they have.
         gather: keep the training split on the devices and gather tasks there, instead of building them on the host; default
@@ -221,7 +221,10 @@ class _Sequence:
         if self._missing("initial"):
             self._commit("initial", self.lanes.snapshot(fresh), [0])
         if first < self.sizes.n_tasks:
-            self._train(fresh if first == 0 else self._restored(), first)
+            try:
+                self._train(fresh if first == 0 else self._restored(), first)
+            finally:
+                self.lanes.drop_rooms()
         if "joint" in self.members[0].experiment.baselines and self._missing("joint") and not self._all_failed():
             self._train_joint()
 
@@ -268,8 +271,8 @@ class _Sequence:
 
         def fetch() -> HostLogs:
             whole = self.lanes.fetch_logs(logs)
-            for host in reversed(earlier):
-                whole = host.followed_by(whole)
+            while earlier:
+                whole = earlier.pop().followed_by(whole)
             return whole
 
         return states, fetch

@@ -58,7 +58,8 @@ class Estimate:
 
     @property
     def program(self) -> int:
-        """Arguments, outputs and temporaries of the compiled training program: what XLA counts for it."""
+        """Arguments, outputs and temporaries of the compiled training program: what XLA counts for it, with logs, whose memory is
+        argument and output in one, counted once."""
         return 2 * self.state + self.data + self.pools + self.logs + self.temporary
 
     @property

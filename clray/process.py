@@ -19,7 +19,7 @@ def configure_jax(num_cpus: float, num_gpus: float | None = None) -> None:
         num_cpus: one CPU device for each whole CPU.
         num_gpus: GPUs of the task; a fraction gets that part of the GPU's memory. None: whatever JAX finds.
 
-    Where a backend runs already (inside a notebook, say) its devices are used as they are.
+    Where a backend runs already (inside a notebook, say) it stays as it is, and training uses as many CPU devices as it has.
     """
     if num_gpus == 0:
         os.environ["JAX_PLATFORMS"] = "cpu"

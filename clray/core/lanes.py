@@ -137,7 +137,7 @@ class ChunkedLanes:
     def train(
         self, states: Sequence[LaneState], data: Sequence[TaskArrays], task: int, horizon: int, segment: int = 0
     ) -> tuple[list[LaneState], list[TaskLogs]]:
-        """Starts the training of one task (or a segment of it) on all devices and returns at once."""
+        """Starts the training of one task (or a segment of it) on all devices, and does not wait for it."""
         numbers = np.int32(task), np.int32(horizon), np.int32(segment)
         out = [
             train_task(self.spec, state, lanes, self.pools_on[chunk.device], rows, *numbers, room)
@@ -150,11 +150,15 @@ class ChunkedLanes:
             rooms = [
                 fresh_room(self.spec, lanes, self.pools_on[chunk.device]) for chunk, lanes in zip(self.chunks, self.lanes_of, strict=True)
             ]
-            if self.chunks[0].device.platform == "cpu":
-                # A program that waits for its arguments takes a thread of the pool from the one beside it.
+            if self.chunks[0].device.platform == "cpu" and any(leaf.size for leaf in jax.tree.leaves(rooms)):
+                # Where devices share a pool of threads, a program that waits for its arguments takes one from the program beside it.
                 jax.block_until_ready(rooms)
-            self._rooms.append(rooms)
-        return self._rooms.pop()
+            return rooms
+        return self._rooms.pop(0)  # the oldest: nobody has a view of it any more
+
+    def drop_rooms(self) -> None:
+        """Gives the memory that is kept for the logs of further tasks back."""
+        self._rooms.clear()
 
     def fetch_state(self, states: Sequence[LaneState]) -> dict[str, HostArray]:
         """States of all lanes as flat host arrays: tree path to [A, ...]."""
@@ -252,8 +256,11 @@ class HostLogs:
         self.weight_shapes: dict[str, tuple[int, ...]] = {name: leaf.shape[2:] for name, leaf in segments[0][0].weights.items()}
 
     def followed_by(self, later: HostLogs) -> HostLogs:
-        """The logs of this segment and of the next ones as one."""
-        return HostLogs([*self._segments, *later._segments], self._chunks, [*self._on_close, *later._on_close])
+        """The logs of this segment and of the next ones as one, which takes over what has to be closed."""
+        whole = HostLogs([*self._segments, *later._segments], self._chunks, [*self._on_close, *later._on_close])
+        for part in (self, later):
+            part._segments, part._on_close = [], []
+        return whole
 
     def close(self) -> None:
         """Lets go of hidden states and weights, so that a later task may be logged in their memory."""

@@ -2,8 +2,8 @@
 
 XLA's CPU library multiplies by a matrix as it lies in memory, and repacks it first where it is transposed. The gradient with
 respect to the input, ``d @ kernel.T``, would repack the kernel in every step and for every lane. As ``(kernel @ d.T).T`` only the
-small ``d`` is repacked. Likewise for the kernel of a narrow head, whose gradient has one column a class. Other platforms get the
-plain products. Measured in benchmarks/NOTES.md.
+small ``d`` is repacked. Likewise for the kernel of a narrow head, whose gradient has one column a class; behind such a head ``d @
+kernel.T`` is a sum of outer products, which needs no library. Other platforms get the plain products. Measured in benchmarks/NOTES.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jax import lax
 from clray.types import Array
 
 NARROW = 16
-"""Outputs up to which the gradient of a kernel is computed transposed."""
+"""Outputs up to which a layer is a narrow head."""
 
 
 @jax.custom_vjp

@@ -15,7 +15,7 @@ import numpy as np
 Leaf: TypeAlias = np.ndarray | int | float
 
 VIEWED_BYTES = 2**16
-"""Arrays from here on are not copied. Their lengths need 32 bits in msgpack, which is all that ``_header`` writes."""
+"""Arrays from here on are not copied where they are contiguous. Their lengths need 32 bits in msgpack, which is what ``_header`` writes."""
 
 _KINDS = "biufc"
 _OTHER_DTYPES = frozenset({"bfloat16"})
@@ -43,7 +43,7 @@ def packed_parts(flat: Mapping[str, Leaf]) -> Iterator[bytes | memoryview]:
     took longer than hashing and writing them.
 
     Raises:
-        TypeError, ValueError: see ``pack_state``, before the first piece.
+        TypeError, ValueError: see ``pack_state``.
     """
     from flax import serialization
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 
+import clray.core.lanes
 from clray.core.lanes import ChunkedLanes, HostLogs, plan_chunks
-from tests.core.tiny import OneTrial
+from clray.core.task import train_task
+from clray.memory import estimate
+from tests.core.tiny import OneTrial, prepare, tiny
 
 
 class Tasks:
@@ -67,3 +73,39 @@ def test_metrics_outlive_closing_and_closing_twice_gives_the_memory_once(tasks: 
     assert where != other_where
     assert np.array_equal(first.accuracy, accuracy)
     assert weights(one).shape == weights(other).shape
+
+
+def test_joined_logs_give_the_memory_of_their_parts_back_once(tasks: Tasks) -> None:
+    (first, where), (second, other_where) = tasks.train(0), tasks.train(1)
+    both = [weights(host) for host in (first, second)]
+    whole = first.followed_by(second)
+    for part in (first, second):
+        part.close()  # the whole is responsible for them now
+    assert np.array_equal(weights(whole), np.concatenate(both))
+    whole.close()
+    found = [tasks.train(0) for _ in range(3)]
+    assert {position for _, position in found[:2]} == {where, other_where}
+    assert found[2][1] not in (where, other_where)
+
+
+def test_nobody_reads_what_a_segment_of_a_later_task_is_logged_in(
+    tmp_path: Path, base_trial: OneTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JAX copies, and says nothing, where a buffer that it may overwrite is still read by somebody."""
+    in_place = []
+
+    def recorded(*given: Any) -> Any:
+        before = given[-1].weights["head.kernel"].unsafe_buffer_pointer()
+        out = jax.block_until_ready(train_task(*given))
+        in_place.append(out[1].weights["head.kernel"].unsafe_buffer_pointer() == before)
+        return out
+
+    monkeypatch.setattr(clray.core.lanes, "train_task", recorded)
+    experiment = tiny(sequence={"n_tasks": 6, "policy": "reuse"})
+    (whole,) = prepare(experiment, folder=tmp_path / "whole")
+    two_tasks = 2 * estimate(whole.experiment, whole.pack.sizes).logs
+    (trial,) = prepare(experiment, folder=tmp_path / "segments", log_bytes=1 + two_tasks // 3)
+    assert trial.pack.spec.n_segments == 3
+    trial.run()
+    assert len(in_place) == 2 * 6 * 3, "two chunks, six tasks, three segments"
+    assert all(in_place)
