@@ -11,7 +11,8 @@ import pytest
 
 import clray.core.lanes
 from clray.core.lanes import ChunkedLanes, HostLogs, plan_chunks
-from clray.core.task import train_task
+from clray.core.program import Room
+from clray.core.task import fresh_room, train_task
 from clray.memory import estimate
 from tests.core.tiny import OneTrial, prepare, tiny
 
@@ -33,7 +34,20 @@ class Tasks:
 
 
 @pytest.fixture
-def tasks(base_trial: OneTrial) -> Tasks:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Room]:
+    """Grows with every fresh room: an address alone says little, as the C library hands out again what was freed."""
+    rooms: list[Room] = []
+
+    def counted(*given: Any) -> Room:
+        rooms.append(fresh_room(*given))
+        return rooms[-1]
+
+    monkeypatch.setattr(clray.core.lanes, "fresh_room", counted)
+    return rooms
+
+
+@pytest.fixture
+def tasks(base_trial: OneTrial, made: list[Room]) -> Tasks:
     return Tasks(base_trial)
 
 
@@ -41,7 +55,7 @@ def weights(host: HostLogs) -> np.ndarray:
     return np.stack(list(host.weights("head.kernel", [0, 1])))
 
 
-def test_a_closed_task_leaves_its_memory_to_the_next(tasks: Tasks) -> None:
+def test_a_closed_task_leaves_its_memory_to_the_next(tasks: Tasks, made: list[Room]) -> None:
     if jax.default_backend() != "cpu":
         pytest.skip("elsewhere the memory is free once the logs have been fetched")
     first, where = tasks.train(0)
@@ -50,6 +64,7 @@ def test_a_closed_task_leaves_its_memory_to_the_next(tasks: Tasks) -> None:
     first.close()
     _, third_where = tasks.train(0)
     assert third_where == where
+    assert len(made) == 2
     kept.close()
 
 
@@ -75,7 +90,7 @@ def test_metrics_outlive_closing_and_closing_twice_gives_the_memory_once(tasks: 
     assert weights(one).shape == weights(other).shape
 
 
-def test_joined_logs_give_the_memory_of_their_parts_back_once(tasks: Tasks) -> None:
+def test_joined_logs_give_the_memory_of_their_parts_back_once(tasks: Tasks, made: list[Room]) -> None:
     (first, where), (second, other_where) = tasks.train(0), tasks.train(1)
     both = [weights(host) for host in (first, second)]
     whole = first.followed_by(second)
@@ -86,10 +101,11 @@ def test_joined_logs_give_the_memory_of_their_parts_back_once(tasks: Tasks) -> N
     found = [tasks.train(0) for _ in range(3)]
     assert {position for _, position in found[:2]} == {where, other_where}
     assert found[2][1] not in (where, other_where)
+    assert len(made) == 3
 
 
 def test_nobody_reads_what_a_segment_of_a_later_task_is_logged_in(
-    tmp_path: Path, base_trial: OneTrial, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made: list[Room], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JAX copies, and says nothing, where a buffer that it may overwrite is still read by somebody."""
     in_place = []
@@ -109,3 +125,4 @@ def test_nobody_reads_what_a_segment_of_a_later_task_is_logged_in(
     trial.run()
     assert len(in_place) == 2 * 6 * 3, "two chunks, six tasks, three segments"
     assert all(in_place)
+    assert len(made) <= 2 * 2 * 3, "two chunks, two tasks at once"
