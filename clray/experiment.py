@@ -218,13 +218,15 @@ class _Sequence:
     def run(self, first: int) -> None:
         """Trains from task ``first`` on, with the baselines that are asked for."""
         fresh = self.lanes.init() if first == 0 or self._missing("initial") else []
-        if self._missing("initial"):
-            self._commit("initial", self.lanes.snapshot(fresh), [0])
-        if first < self.sizes.n_tasks:
-            try:
-                self._train(fresh if first == 0 else self._restored(), first)
-            finally:
-                self.lanes.drop_rooms()
+        try:
+            with ThreadPoolExecutor(1, "clray-flush") as flusher:
+                pending = [flusher.submit(self._commit_initial, fresh)] if self._missing("initial") else []
+                if first < self.sizes.n_tasks:
+                    self._train(fresh if first == 0 else self._restored(), first, flusher, pending)
+                for commit in pending:
+                    commit.result()
+        finally:
+            self.lanes.drop_rooms()
         if "joint" in self.members[0].experiment.baselines and self._missing("joint") and not self._all_failed():
             self._train_joint()
 
@@ -238,26 +240,30 @@ class _Sequence:
         states = [member.state or {} for member in self.members]
         return self.lanes.restore_state({path: np.concatenate([state[path] for state in states]) for path in states[0]})
 
-    def _train(self, states: Any, first: int) -> None:
+    def _commit_initial(self, fresh: Any) -> None:
+        self._commit("initial", self.lanes.snapshot(fresh), [0])
+
+    def _train(self, states: Any, first: int, flusher: ThreadPoolExecutor, pending: list[Future[None]]) -> None:
+        """Args:
+        flusher: writes one folder after another.
+        pending: commits that are not waited for yet; afterwards one at most.
+        """
         expert = self._expert if "expert" in self.members[0].experiment.baselines else None
         # Where a folder in the middle was lost, what comes after it is there.
         tasks = range(first, 1 + max(task for task in range(self.sizes.n_tasks) if self._missing(task_folder(task))))
         horizon = self.sizes.n_tasks * self.sizes.total_batches
-        pending: Future[None] | None = None
-        with ThreadPoolExecutor(1, "clray-flush") as flusher, prefetch(self._build, tasks) as items:
+        with prefetch(self._build, tasks) as items:
             for task, arrays in zip(tasks, items, strict=True):
                 since = time.perf_counter()
                 data = self.lanes.place(arrays, self.row_of_lane, self.pack.source_on)
                 states, logs = self._start(states, data, task, horizon)
                 experts = expert(data, task) if expert else None
                 self.seconds.add("compile" if task == first else "dispatch", since)
-                if pending is not None:
-                    pending.result()
+                while pending:
+                    pending.pop().result()
                 if self._all_failed():
                     break  # a full disk, or a lease that was taken over: there is nobody left to train for
-                pending = flusher.submit(self._flush, task, states, logs, data, experts)
-            if pending is not None:
-                pending.result()
+                pending.append(flusher.submit(self._flush, task, states, logs, data, experts))
 
     def _start(self, states: Any, data: Any, task: int, horizon: int) -> tuple[Any, Callable[[], HostLogs]]:
         """Starts a task; the returned function waits for its logs. Where they come in segments, only the last one is left to

@@ -39,7 +39,8 @@ def test_estimate_is_within_30_percent_of_the_compiled_program(tmp_path: Path, c
     device = sequence.chunks[0].device
     numbers = (np.int32(0), np.int32(1), np.int32(0))
     lanes, pools = sequence.lanes.lanes_of[0], sequence.lanes.pools_on[device]
-    arguments = (sequence.lanes.init()[0], lanes, pools, data[0], *numbers, fresh_room(pack.spec, lanes, pools))
+    state = sequence.lanes.init()[0]
+    arguments = (state, lanes, pools, data[0], *numbers, fresh_room(pack.spec, state, lanes, pools, device))
     measured = train_task.lower(pack.spec, *arguments).compile().memory_analysis()
     total = measured.argument_size_in_bytes + measured.output_size_in_bytes + measured.temp_size_in_bytes
     total -= measured.alias_size_in_bytes

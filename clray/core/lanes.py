@@ -141,20 +141,17 @@ class ChunkedLanes:
         numbers = np.int32(task), np.int32(horizon), np.int32(segment)
         out = [
             train_task(self.spec, state, lanes, self.pools_on[chunk.device], rows, *numbers, room)
-            for chunk, state, lanes, rows, room in zip(self.chunks, states, self.lanes_of, data, self._take_rooms(), strict=True)
+            for chunk, state, lanes, rows, room in zip(self.chunks, states, self.lanes_of, data, self._take_rooms(states), strict=True)
         ]
         return [state for state, _ in out], [logs for _, logs in out]
 
-    def _take_rooms(self) -> list[Room]:
-        if not self._rooms:
-            rooms = [
-                fresh_room(self.spec, lanes, self.pools_on[chunk.device]) for chunk, lanes in zip(self.chunks, self.lanes_of, strict=True)
-            ]
-            if self.chunks[0].device.platform == "cpu" and any(leaf.size for leaf in jax.tree.leaves(rooms)):
-                # Where devices share a pool of threads, a program that waits for its arguments takes one from the program beside it.
-                jax.block_until_ready(rooms)
-            return rooms
-        return self._rooms.pop(0)  # the oldest: nobody has a view of it any more
+    def _take_rooms(self, states: Sequence[LaneState]) -> list[Room]:
+        if self._rooms:
+            return self._rooms.pop(0)  # the oldest: nobody has a view of it any more
+        return [
+            fresh_room(self.spec, state, lanes, self.pools_on[chunk.device], chunk.device)
+            for chunk, state, lanes in zip(self.chunks, states, self.lanes_of, strict=True)
+        ]
 
     def drop_rooms(self) -> None:
         """Gives the memory that is kept for the logs of further tasks back."""

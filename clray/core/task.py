@@ -8,11 +8,13 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from clray.core.boundaries import fresh_watch, look_for_boundary
 from clray.core.evaluate import Evaluation, evaluate
 from clray.core.program import Lane, LaneState, Pools, Room, Spec, TaskArrays, TaskLogs
 from clray.core.step import Clock, StepLog, context, lane_key, optimizer_of, train_step
+from clray.core.transfer import zeros
 from clray.strategies.base import TaskData, with_unfrozen, without_unfrozen
 from clray.types import Array, PlacedArray, Purpose
 
@@ -59,17 +61,12 @@ def evaluate_lanes(spec: Spec, state: LaneState, lanes: Lane, pools: Pools, task
         return _evaluate_all(spec, state, lanes, pools, task)
 
 
-@functools.partial(jax.jit, static_argnames=("spec",))
-def fresh_room(spec: Spec, lanes: Lane, pools: Pools) -> Room:
-    """Room for the logs of W lanes in one task, or in one of its segments; zeros."""
-
-    def large(lanes: Lane, pools: Pools) -> Room:
-        state = fresh_lanes(spec, lanes, jnp.int32(0))
-        return _large(spec, state, _evaluate_all(spec, state, lanes, pools, jnp.int32(0)))
-
+def fresh_room(spec: Spec, state: LaneState, lanes: Lane, pools: Pools, device: jax.Device) -> Room:
+    """Room on ``device`` for the logs of W lanes in one task, or in one of its segments; zeros."""
     n_logs = spec.n_logs // spec.n_segments
-    zero = lanes.repeat[0] * 0  # what is computed from an argument is made, and stays, on its device
-    return jax.tree.map(lambda leaf: jnp.full((n_logs, *leaf.shape), zero.astype(leaf.dtype)), jax.eval_shape(large, lanes, pools))
+    logged = jax.eval_shape(functools.partial(evaluate_lanes, spec), state, lanes, pools, np.int32(0))
+    large = _large(spec, state, logged)
+    return zeros(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((n_logs, *leaf.shape), leaf.dtype), large), device)
 
 
 def _large(spec: Spec, state: LaneState, logged: Evaluation) -> Room:

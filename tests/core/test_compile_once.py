@@ -66,7 +66,7 @@ def test_training_is_compiled_once_a_device_for_all_tasks(first: Counted) -> Non
     assert first.programs == n_devices()
 
 
-OTHERS = "jit(fresh_lanes)", "jit(evaluate_lanes)", "jit(fresh_room)"
+OTHERS = "jit(fresh_lanes)", "jit(evaluate_lanes)"
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.ray
 CLRAY = str(Path(sys.executable).with_name("clray"))
 
 OWN_MODELS = '''
-import json, os, pathlib, signal
+import json, os, pathlib, signal, time
+import yaml
 from clray.models.mlp import MLP, MLPModule
 
 HERE = pathlib.Path(__file__).parent
@@ -49,6 +50,10 @@ class Module(MLPModule):
                 raise ArithmeticError(f"{self.width} units\\nare too many")
             told.unlink()
             if order == "die":
+                configs = {path.parent: yaml.safe_load(path.read_text()) for path in HERE.glob("out/widths/trials/*/config.yaml")}
+                (own,) = [folder for folder, config in configs.items() if config["model"]["hidden"] == [self.width]]
+                while not (own / "initial" / "COMMIT.json").exists():  # the untrained networks are written beside
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
             names = ("JAX_PLATFORMS", "PJRT_NPROC", "XLA_CLIENT_MEM_FRACTION")
             (HERE / "environment.json").write_text(json.dumps({name: os.environ.get(name) for name in names}))
