@@ -2,6 +2,8 @@
 # make test         linters, type checks and the tests, without the fault tests
 # make test-faults  the fault tests: kills, freezes and removes processes, nodes and folders under running sweeps
 PYTHON ?= python3
+# tests at once; those of one file stay together
+WORKERS ?= 2
 BIN := .venv/bin
 
 .PHONY: quickstart install test test-faults lint clean
@@ -20,10 +22,10 @@ install: .venv/.installed-dev
 	touch $@
 
 test: .venv/.installed-dev lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-faults: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -m faults -W 'ignore:os.fork:RuntimeWarning' tests/faults
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m faults -W 'ignore:os.fork:RuntimeWarning' tests/faults
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

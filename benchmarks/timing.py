@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,20 @@ def machine() -> str:
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
     )
-    packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax", "torch", "numpy", "ray"))
-    return f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, {packages}"
+    packages = []
+    for name in ("jax", "flax", "optax", "torch", "numpy", "ray"):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # Ray, say, where one GPU is measured without it
+            packages.append(f"{name} {metadata.version(name)}")
+    return f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, {', '.join(packages)}"
 
 
-def report(title: str, rows: list[tuple[str, str, str]]) -> None:
-    """Prints a Markdown table of (what, measured, goal)."""
-    print(f"\n## {title}\n\n`python -m {Path(sys.argv[0]).stem if '__main__' not in sys.argv[0] else title}`: {machine()}\n")
+Row = tuple[str, str, str]
+"""What was measured, the result and the goal."""
+
+
+def report(title: str, rows: Iterable[Row]) -> None:
+    """Prints a Markdown table, a row as soon as it is there."""
+    print(f"\n## {title}\n\n`python -m {title}`: {machine()}\n")
     print("| what | measured | goal |\n| --- | --- | --- |")
     for row in rows:
-        print("| " + " | ".join(row) + " |")
+        print("| " + " | ".join(row) + " |", flush=True)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clray.core.lanes import CPU_WIDTH
+from clray.core.lanes import CPU_WIDTH, even_width
 from clray.core.program import Spec
 from clray.errors import ResourceError
 from clray.process import compiled_folder
@@ -28,8 +28,8 @@ from clray.process import compiled_folder
 CPU_WIDTHS = (CPU_WIDTH, 4, 8)
 OTHER_WIDTHS = (16, 64, 256, 1024)
 STEPS = 8
-WORTH_FLOPS = 5e12
-"""A run with less arithmetic than this takes about a minute on two CPU cores; trying widths would not pay."""
+WORTH_FLOPS, OTHER_WORTH_FLOPS = 5e12, 1e15
+"""A run with less arithmetic than this takes about a minute on two CPU cores, or on a GPU; trying widths would not pay."""
 
 TIE = 0.03
 """A narrower chunk wins unless a wider one is faster by more than this."""
@@ -52,10 +52,13 @@ def lane_width(spec: Spec, n_lanes: int, devices: Sequence[jax.Device], n_tasks:
             raise ResourceError(f"CLRAY_LANE_WIDTH={given}: not a number of lanes; use 1 or more, or leave it out")
         return int(given)
     share = math.ceil(n_lanes / len(devices))
-    candidates = tuple(width for width in (CPU_WIDTHS if devices[0].platform == "cpu" else OTHER_WIDTHS) if width <= share)
-    if len(candidates) < 2 or 6.0 * parameters(spec) * spec.batch_size * spec.total_batches * n_tasks * n_lanes < WORTH_FLOPS:
+    on_cpu = devices[0].platform == "cpu"
+    candidates = tuple(width for width in (CPU_WIDTHS if on_cpu else OTHER_WIDTHS) if width <= share)
+    flops = 6.0 * parameters(spec) * spec.batch_size * spec.total_batches * n_tasks * n_lanes
+    if len(candidates) < 2 or flops < (WORTH_FLOPS if on_cpu else OTHER_WORTH_FLOPS):
         return None
-    return remembered(key_of(spec, devices), candidates, lambda width: seconds_per_lane(spec, width, devices))
+    width = remembered(key_of(spec, devices), candidates, lambda width: seconds_per_lane(spec, width, devices))
+    return width if on_cpu else even_width(n_lanes, len(devices), width)  # a few wide chunks: what pads the last one would be a lot
 
 
 def remembered(key: str, candidates: Sequence[int], measure: Callable[[int], float]) -> int:
@@ -98,7 +101,17 @@ def parameters(spec: Spec) -> int:
 
 
 def seconds_per_lane(spec: Spec, width: int, devices: Sequence[jax.Device]) -> float:
-    """Seconds of some plain training steps of one lane, all devices at work with chunks of ``width``."""
+    """Seconds of some plain training steps of one lane, all devices at work with chunks of ``width``; infinite where they do not fit."""
+    try:
+        with spec.products():
+            return _seconds_per_lane(spec, width, devices)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return math.inf
+
+
+def _seconds_per_lane(spec: Spec, width: int, devices: Sequence[jax.Device]) -> float:
     model = replace(spec, n_segments=1).pure_model
 
     def lane(params: dict[str, jax.Array], images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:

@@ -37,6 +37,7 @@ from clray.data.prefetch import prefetch
 from clray.devices import training_devices
 from clray.draw import Draw
 from clray.memory import segments_that_fit
+from clray.process import available_cpus
 from clray.sizes import check_host, sizes_of
 from clray.store.layout import task_folder
 from clray.types import HostArray, Purpose
@@ -47,8 +48,9 @@ LOG_SHARE = 0.3
 WRITERS = 2
 """Trials of a pack that are written at once: one waits for the disk while another is hashed."""
 
-FILES_AT_ONCE = 2
-"""Large files that are hashed and written at once, of all trials of a pack together."""
+FILES_AT_ONCE = max(2, min(available_cpus() // 2, 8))
+"""Large files that are hashed and written at once, of all trials of a pack together: a core hashes 1.5 to 2 GB a second, and a GPU
+trains hundreds of lanes in the time in which two cores hash their logs."""
 
 SOURCE_SHARE = 0.2
 """Part of a device's memory that the training split may fill so that tasks are gathered there."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clray.config import Experiment
+from clray.core.program import products_in
 from clray.data.cache import open_dataset
 from clray.data.sequence import count_outputs, seen_outputs
 from clray.data.transforms import draw_transforms
@@ -47,7 +48,8 @@ def model_function(
     own = _own_outputs(experiment, task, eval_task)
 
     def forward(params: Mapping[str, jax.Array], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, hidden, _ = model.apply(dict(params), {}, images, train=False, key=None)
+        with products_in(experiment.training.precision):
+            logits, hidden, _ = model.apply(dict(params), {}, images, train=False, key=None)
         return own(logits), hidden
 
     compiled = jax.jit(jax.vmap(forward, in_axes=(0, None if transform is None else 0)))

@@ -25,6 +25,7 @@ def configure_jax(num_cpus: float, num_gpus: float | None = None) -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
     elif num_gpus is not None and num_gpus < 1:
         os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{0.9 * num_gpus:.4f}"
+        os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION", None)  # its older name: JAX refuses to start with both
     if num_gpus is None:
         os.environ.setdefault("PJRT_NPROC", str(max(1, int(num_cpus))))
     else:  # a worker inherits the driver's environment, which is about the driver's own share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,6 +66,33 @@ def test_a_short_run_is_not_worth_a_measurement(folder: Path, spec: Spec) -> Non
 def test_a_long_run_measures(folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clray.calibration.seconds_per_lane", lambda spec, width, devices: 1.0 / width)
     assert lane_width(spec, 64, jax.local_devices()[:1], 10**9) == 8
+
+
+class GPU:
+    """What ``lane_width`` asks a device for."""
+
+    platform = device_kind = "gpu"
+    client = None
+
+
+def test_a_gpu_gets_chunks_of_one_size_from_the_width_that_was_measured(folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clray.calibration.seconds_per_lane", lambda spec, width, devices: abs(width - 256) + 1.0)
+    gpus: list[Any] = [GPU()]
+    assert lane_width(spec, 300, gpus, 10**9) == 150, "two chunks of 150, not one of 256 and another of 44 with 212 that pad it"
+    assert lane_width(spec, 300, [*gpus, GPU()], 10**9) is not None
+    assert lane_width(spec, 300, gpus, 10**3) is None, "worth a measurement on a CPU, not on a GPU"
+
+
+def test_a_width_that_does_not_fit_is_never_chosen(folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(spec: Spec, width: int, devices: Any) -> float:
+        if width > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12 bytes.")
+        return 1.0
+
+    monkeypatch.setattr("clray.calibration._seconds_per_lane", measure)
+    for _ in range(2):
+        assert lane_width(spec, 64, jax.local_devices()[:1], 10**9) == 2
+        monkeypatch.setattr("clray.calibration._seconds_per_lane", None)  # it is kept
 
 
 def test_the_width_can_be_set_by_hand(folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,13 +46,18 @@ def plan_chunks(n_lanes: int, devices: Sequence[jax.Device], width: int | None =
     if width is None:
         share = math.ceil(n_lanes / len(devices))
         widest = min(CPU_WIDTH, share) if devices[0].platform == "cpu" else share
-        rounds = math.ceil(n_lanes / (widest * len(devices)))
-        width = math.ceil(n_lanes / min(rounds * len(devices), n_lanes))
+        width = even_width(n_lanes, len(devices), widest)
     chunks: list[Chunk] = []
     for start in range(0, n_lanes, width):
         real = tuple(range(start, min(start + width, n_lanes)))
         chunks.append(Chunk(devices[len(chunks) % len(devices)], real + (real[-1],) * (width - len(real)), len(real)))
     return tuple(chunks)
+
+
+def even_width(n_lanes: int, n_devices: int, widest: int) -> int:
+    """The width of chunks of ``widest`` lanes at most with which all devices get as much to do, and as little padding as can be."""
+    rounds = math.ceil(n_lanes / (widest * n_devices))
+    return math.ceil(n_lanes / min(rounds * n_devices, n_lanes))
 
 
 def place_once(array: HostArray, devices: Sequence[jax.Device]) -> dict[jax.Device, PlacedArray]:

@@ -15,8 +15,19 @@ from clray.strategies.base import StaticSizes, Strategy, chain
 from clray.transform import Transform
 from clray.types import Array, ModelState, Params, PlacedArray
 
-PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
-"""Matrix products of float32 arrays on a GPU: in full, with inputs rounded to 10 bits of mantissa, or to 7. CPUs ignore it."""
+PRECISIONS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "BF16_BF16_F32"}
+"""Matrix products of float32 arrays on a GPU: in full, with inputs rounded to 10 bits of mantissa, or to 7. CPUs ignore it.
+
+JAX's own name ``bfloat16`` is another one for its default, which on NVIDIA GPUs is tensorfloat32."""
+
+
+def products_in(precision: str) -> AbstractContextManager[Any]:
+    """Where programs are traced in it, matrix products have that precision; elsewhere JAX's default, not float32.
+
+    Args:
+        precision: float32, tf32 or bfloat16.
+    """
+    return jax.default_matmul_precision(PRECISIONS[precision])
 
 
 @dataclass(frozen=True)
@@ -82,8 +93,8 @@ class Spec:
         return self.total_batches // self.log_frequency
 
     def products(self) -> AbstractContextManager[Any]:
-        """Where programs are traced in it, matrix products have the experiment's precision; elsewhere JAX's default, not float32."""
-        return jax.default_matmul_precision(PRECISIONS[self.precision])
+        """``products_in`` the experiment's precision."""
+        return products_in(self.precision)
 
     @property
     def pure_model(self) -> PureModel:

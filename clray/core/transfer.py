@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,15 +47,23 @@ def zeros(shapes: Any, device: jax.Device) -> Any:
     Args:
         shapes: a pytree of ``jax.ShapeDtypeStruct``.
     """
-    if device.platform == "cpu":
+    if device.platform == "cpu" or not any(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)):
         return jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), device)
     return compiled_zeros(shapes, device)
 
 
 def compiled_zeros(shapes: Any, device: jax.Device) -> Any:
     """``zeros`` by a program of the device."""
-    make = functools.partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.jit(make, out_shardings=jax.sharding.SingleDeviceSharding(device))()
+    leaves, structure = jax.tree.flatten(shapes)
+    return jax.tree.unflatten(structure, _zeros_on(device)(tuple(leaves)))
+
+
+@functools.cache
+def _zeros_on(device: jax.Device) -> Callable[[tuple[jax.ShapeDtypeStruct, ...]], list[Any]]:
+    def make(shapes: tuple[jax.ShapeDtypeStruct, ...]) -> list[Any]:
+        return [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
+
+    return jax.jit(make, static_argnums=0, out_shardings=jax.sharding.SingleDeviceSharding(device))
 
 
 def _count(direction: str, tree: Any) -> None:

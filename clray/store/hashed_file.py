@@ -27,7 +27,7 @@ ALIGNMENT = 4096
 """Direct writes start and end at multiples of a block of the disk; no disk has larger ones."""
 
 _of_thread = threading.local()
-_disk = ThreadPoolExecutor(4, "clray-disk")
+_disk = ThreadPoolExecutor(8, "clray-disk")  # threads start when there is something to write
 
 
 class HashedFile:

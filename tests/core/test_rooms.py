@@ -15,6 +15,7 @@ from clray.core.program import Room
 from clray.core.task import fresh_room, train_task
 from clray.core.transfer import compiled_zeros
 from clray.memory import estimate
+from tests.core.test_compile_once import compilations
 from tests.core.tiny import OneTrial, prepare, tiny
 
 
@@ -130,9 +131,13 @@ def test_nobody_reads_what_a_segment_of_a_later_task_is_logged_in(
     assert len(made) <= 2 * 2 * 3, "two chunks, two tasks at once"
 
 
-def test_rooms_of_a_gpu_are_made_by_a_program_on_their_device() -> None:
+def test_rooms_of_a_gpu_are_made_by_one_program_on_their_device() -> None:
     shapes = Room(jax.ShapeDtypeStruct((2, 3), np.float32), {"kernel": jax.ShapeDtypeStruct((4,), np.int32)})
     for device in jax.local_devices():
+        compiled_zeros(shapes, device)
+        with compilations() as compiled:
+            compiled_zeros(shapes, device)
+        assert not compiled
         room = compiled_zeros(shapes, device)
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), room) == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes)
         assert all(leaf.committed and leaf.devices() == {device} and not leaf.any() for leaf in jax.tree.leaves(room))
