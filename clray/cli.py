@@ -277,7 +277,12 @@ def _print_phases(plan: Any, output: str, imported: float) -> None:
     result = read_json(sweep_root(output, plan.name), SweepLayout().trial(plan.trials[0].trial_id).result)
     if result:
         phases = {"import": imported, **result["phases"]}
-        print("seconds (phases overlap): " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items()))
+        where = ""
+        if "clray.devices" in sys.modules:  # something was trained
+            from clray.devices import described, training_devices
+
+            where = f"devices: {described(training_devices())}; "
+        print(f"{where}seconds (phases overlap): " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items()))
 
 
 def _top_level(file: str) -> dict[str, Any]:

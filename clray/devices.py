@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,6 +26,11 @@ def training_devices() -> list[jax.Device]:
         return found
     with _one_at_a_time:
         return list(_single_threaded(len(found))) or found
+
+
+def described(devices: Sequence[jax.Device]) -> str:
+    """For people: ``2 x cpu``, ``1 x NVIDIA H100 80GB HBM3``."""
+    return ", ".join(f"{n} x {kind}" for kind, n in Counter(device.device_kind for device in devices).items())
 
 
 @functools.cache

@@ -34,7 +34,7 @@ from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, place_once, p
 from clray.core.program import Lane, Pools, TaskArrays
 from clray.data.cache import open_dataset
 from clray.data.prefetch import prefetch
-from clray.devices import training_devices
+from clray.devices import described, training_devices
 from clray.draw import Draw
 from clray.memory import segments_that_fit
 from clray.process import available_cpus
@@ -183,6 +183,7 @@ class TrialPack:
         member.folders.begin(member.experiment, draw.classes, self.eval_samples, *draw.loader.transforms)
         member.first, member.state, member.done = member.folders.resume_point(self.sizes.n_tasks)
         member.done |= {folder for folder in ("initial", "joint") if member.folders.committed(folder)}
+        member.log.info("training on %s", described(self.devices))
         if member.first:
             member.log.info("resuming after task %d of %d", member.first, self.sizes.n_tasks)
 
@@ -394,13 +395,16 @@ class _Sequence:
             return side_by_side([draw.joint(number, rows, in_turn, pixels=self.pack.source_on is None) for draw in draws])
 
         windows: list[HostLogs] = []
+        before: Any = None
         with prefetch(build, range(horizon // segment)) as items:
             for number, arrays in enumerate(items):
+                data = lanes.place(arrays, self.row_of_lane, self.pack.source_on)
                 # Task numbers from T on: the keys of the joint network are its own.
-                states, logs = lanes.train(
-                    states, lanes.place(arrays, self.row_of_lane, self.pack.source_on), sizes.n_tasks + number, horizon
-                )
-                windows.append(lanes.fetch_logs(logs))
+                states, logs = lanes.train(states, data, sizes.n_tasks + number, horizon)
+                if before is not None:
+                    windows.append(lanes.fetch_logs(before))  # while the next segment trains
+                before = logs
+        windows.append(lanes.fetch_logs(before))
         steps = [segment * (i + 1) for i in range(len(windows))]
         train = steps, np.concatenate([w.train_accuracy for w in windows]), np.concatenate([w.train_loss for w in windows])
         final = self.lanes.snapshot(states, sizes.n_tasks - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -138,6 +139,9 @@ def test_a_run_leaves_results_and_says_where(clray_says: Any, tmp_path: Path) ->
     (trial,) = clray.open(f"{output}/one").trial_ids
     assert lines[1].startswith(trial)
     assert err.startswith("1 trial: 1 to run")
+    devices, _, seconds = lines[-1].partition("; seconds (phases overlap): ")
+    assert re.fullmatch(r"devices: \d+ x \w+", devices)
+    assert {part.split()[0] for part in seconds.split(", ")} >= {"import", "data", "compile", "train", "transfer", "write"}
     code, out, err = clray_says("run", str(path), "-o", output, "--set", "seed=3")
     assert (code, err.splitlines()[0]) == (0, "1 trial: 0 to run, 1 finished before")
     code, out, err = clray_says("run", str(path), "-o", output, "--set", "seed=4")

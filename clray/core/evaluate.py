@@ -84,6 +84,8 @@ def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools, task: Array
 
     def look_up(group: Array, first: Array) -> Array:
         """Images of a group of classes [...], which stand in the pool from ``first`` on."""
+        if everything and jax.default_backend() != "cpu":  # where the bits of hidden states would depend on the lanes beside
+            return jax.lax.dynamic_slice_in_dim(pools.images, first, size) if at_once else pools.images[first]
         images = pools.images[group]
         if lane.transform is None:
             return images
@@ -93,12 +95,12 @@ def evaluate(spec: Spec, state: LaneState, lane: Lane, pools: Pools, task: Array
     right = right_outputs(spec, lane)
     # Where images are transformed, all classes of one pass are under the same transform.
     at_once = classes_at_once(spec, spec.classes_per_task if lane.transform is not None else n_classes, per_class)
+    size = max(at_once, 1)
     if at_once == n_classes and lane.transform is None:
         images = pools.images if everything else pools.images[lane.pool]
         hits, losses, hidden = count(spec, lane, right, task, *tables(images))
     else:
         one_pass = tables if at_once else cut_class
-        size = max(at_once, 1)
         groups = lane.pool.reshape(-1, at_once) if at_once else lane.pool
         rights = None if right is None else right.reshape(-1, size)
         starts = jnp.arange(0, n_classes, size)

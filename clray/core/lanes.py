@@ -124,20 +124,37 @@ class ChunkedLanes:
                 images [N, rows], which are gathered there.
 
         Returns:
-            Device arrays with the chunk's W lanes, one item a chunk; chunks with the same rows share them.
+            Device arrays of each chunk. Lanes that train on the same rows share a column, and chunks of the same rows all of them.
         """
+        rows_of = [[row_of_lane[lane] for lane in chunk.lanes] for chunk in self.chunks]
+        n_columns = max(len(set(rows)) for rows in rows_of)  # one number for all chunks, as they run one program
         shared: dict[tuple[Any, ...], TaskArrays] = {}
         placed = []
-        for chunk in self.chunks:
-            rows = [row_of_lane[lane] for lane in chunk.lanes]
+        for chunk, rows in zip(self.chunks, rows_of, strict=True):
             key = (chunk.device, *rows)
             if key not in shared:
-                # A plain slice copies faster where the lanes of a chunk are neighbouring repeats.
-                chosen: Any = slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
-                own = to_device(jax.tree.map(lambda leaf, chosen=chosen: np.ascontiguousarray(leaf[:, chosen]), data), chunk.device)
-                shared[key] = own if source_on is None else own._replace(images=_gather(source_on[chunk.device], own.images))
+                shared[key] = self._place(data, rows, n_columns, chunk.device, source_on)
             placed.append(shared[key])
         return placed
+
+    def _place(
+        self,
+        data: TaskArrays,
+        rows: Sequence[int],
+        n_columns: int,
+        device: jax.Device,
+        source_on: Mapping[jax.Device, PlacedArray] | None,
+    ) -> TaskArrays:
+        columns, which = list(rows), None
+        if n_columns < len(rows):
+            columns = list(dict.fromkeys(rows))
+            which = np.array([columns.index(row) for row in rows], np.int32)
+            columns += columns[-1:] * (n_columns - len(columns))
+        # A plain slice copies faster where columns are neighbouring repeats.
+        chosen: Any = slice(columns[0], columns[-1] + 1) if columns == list(range(columns[0], columns[-1] + 1)) else columns
+        own = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf[:, chosen]), data)._replace(column=which)
+        own = to_device(own, device)
+        return own if source_on is None else own._replace(images=_gather(source_on[device], own.images))
 
     def train(
         self, states: Sequence[LaneState], data: Sequence[TaskArrays], task: int, horizon: int, segment: int = 0

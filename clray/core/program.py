@@ -177,7 +177,7 @@ class Pools(NamedTuple):
 
 
 class TaskArrays(NamedTuple):
-    """The training data of one task for W lanes.
+    """The training data of one task for W lanes, a column each; or fewer columns where lanes share them, see ``column``.
 
     In a cumulative program a task trains on images of earlier tasks too. There are no copies of these: ``images`` and
     ``order`` hold numbers of images in ``Pools.train``, ``order_labels`` what the latter are labelled with. Where ``Pools.train``
@@ -188,6 +188,7 @@ class TaskArrays(NamedTuple):
     labels: PlacedArray  # [N, W] int32
     order: PlacedArray  # [total batches, W, B] int32: samples of every batch, as rows of ``images``; cumulative: see above
     order_labels: PlacedArray = None  # cumulative: [total batches, W, B] int32
+    column: PlacedArray = None  # [W] int32: the column of each lane; None: a column a lane, in their order
 
 
 class Room(NamedTuple):

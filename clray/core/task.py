@@ -103,13 +103,17 @@ def _train(
     begin = jax.vmap(_begin_task, in_axes=(None, 0, 0, None, None))
     state = _only(spec, is_first, lambda state: begin(spec, state, lanes, pools, task), state)
     step = jax.vmap(functools.partial(train_step, spec), in_axes=(0, 0, None, 0, 0, None))
-    take = jax.vmap(lambda rows, chosen: rows[chosen], in_axes=(1, 0))  # [N, W, ...], [W, B] -> [W, B, ...]
+    column = data.column
+
+    def take(rows: Array, chosen: Array) -> Array:  # [N, columns, ...], [W, B] -> [W, B, ...]
+        return jax.vmap(lambda own, chosen: own[chosen], in_axes=(1, 0))(rows, chosen) if column is None else rows[chosen, column[:, None]]
 
     def in_pool(images: Array) -> Array:
         return images if pools.train is None else pools.train[images]
 
     def one_batch(state: LaneState, batch: tuple[Array, tuple[Array, Array]]) -> tuple[LaneState, StepLog]:
-        number, (chosen, labels) = batch
+        number, rows = batch
+        chosen, labels = rows if column is None else jax.tree.map(lambda each: each[column], rows)
         if spec.cumulative:
             images = in_pool(chosen)
         else:
@@ -136,9 +140,15 @@ def _train(
             state, _ = jax.lax.scan(one_batch, state, rest)
             last = _evaluate_all(spec, state, lanes, pools, task)
             end = Scores(last.accuracy, last.loss)
-        ended = jax.vmap(_end_task, in_axes=(None, 0, 0, None, 1, 1, None))
         images = in_pool(data.images) if spec.cumulative else data.images
-        return ended(spec, state, lanes, pools, images, data.labels, task), end
+        if column is None:
+            ended = jax.vmap(_end_task, in_axes=(None, 0, 0, None, 1, 1, None))
+            return ended(spec, state, lanes, pools, images, data.labels, task), end
+
+        def ended_in(state: LaneState, lane: Lane, own: Array) -> LaneState:
+            return _end_task(spec, state, lane, pools, images[:, own], data.labels[:, own], task)
+
+        return jax.vmap(ended_in)(state, lanes, column), end
 
     n_logged = spec.n_logs * spec.log_frequency
     per_segment = spec.n_logs // spec.n_segments

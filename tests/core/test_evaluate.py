@@ -96,6 +96,17 @@ def test_blocks_do_not_change_the_evaluation(base_trial: OneTrial, tmp_path: Pat
             np.testing.assert_allclose(kept, Mlp()(own, digits().test[k][:3])[1], atol=1e-6)
 
 
+@pytest.mark.parametrize("eval_rows", [5 * N_TESTED, 15], ids=["five of ten classes at once", "a class in three uneven passes"])
+def test_blocks_do_not_change_the_evaluation_on_a_gpu(
+    base_trial: OneTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_rows: int
+) -> None:
+    """Where lanes share the images of each block."""
+    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: asked.append(None) or "gpu")
+    test_blocks_do_not_change_the_evaluation(base_trial, tmp_path, 5, eval_rows)
+    assert asked
+
+
 def test_accuracy_is_the_exact_fraction(tmp_path: Path) -> None:
     """11 of 55 hits are 0.2 and not 0.19999999; multiplying by a rounded 1/55 also makes 55 of 55 less than 1."""
     experiment = tiny(

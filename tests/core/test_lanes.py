@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clray.core.lanes import ChunkedLanes, plan_chunks
+from clray.experiment import _Sequence
 from clray.memory import estimate
 from tests.core.tiny import Arrays, OneTrial, arrays_of, assert_same_bits, prepare, tiny
 from tests.core.tiny import train as train_lanes
@@ -100,6 +101,52 @@ def test_packed_trials_equal_themselves_alone(base_trial: OneTrial, finished: Ca
         assert not any(isinstance(outcome, Exception) for outcome in packed[0].pack.run())
         for trial, expected in zip(packed, alone, strict=True):
             assert_same_bits(arrays_of(trial.folder), expected)
+
+
+SHARING = {
+    "plain": {},
+    "pixels are gathered on the device": {},
+    "data is read at the end of a task": {"strategy": [{"name": "ewc"}]},
+    "samples are kept": {"strategy": [{"name": "er", "memory_size": 20}]},
+    "batches of all tasks so far": {"strategy": [{"name": "cumulative"}]},
+    "baselines": {"baselines": ["expert", "joint"]},
+}
+
+
+@pytest.mark.parametrize("what", SHARING)
+def test_trials_of_a_chunk_share_the_data_of_their_repeats(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where a chunk holds all trials of a pack: four copies of the data for eight lanes, not eight."""
+    both = [tiny(**SHARING[what], optimizer__learning_rate=rate) for rate in (0.05, 0.2)]
+    found, place = {}, ChunkedLanes._place
+    for kind in ("shared", "a column each"):
+        if kind != "shared":
+            monkeypatch.setattr(ChunkedLanes, "_place", lambda self, data, rows, n, *rest: place(self, data, rows, len(rows), *rest))
+        trials = prepare(*both, folder=tmp_path / kind, width=8, gather=True if "gathered" in what else None)
+        assert not any(isinstance(outcome, Exception) for outcome in trials[0].pack.run())
+        found[kind] = [arrays_of(trial.folder) for trial in trials]
+        sequence = _Sequence(trials[0].pack, trials[0].pack.members)
+        (data,) = sequence.lanes.place(sequence._build(0), sequence.row_of_lane, trials[0].pack.source_on)
+        assert {leaf.shape[1] for leaf in (data.images, data.labels, data.order)} == {4 if kind == "shared" else 8}
+    for trial, expected in zip(*found.values(), strict=True):
+        assert_same_bits(trial, expected)
+
+
+def test_chunks_of_one_program_have_the_same_number_of_columns(base_trial: OneTrial) -> None:
+    data = base_trial.data(0)
+    for rows, columns in {
+        (0, 1, 0, 1, 2): [[0, 1, 0], [0, 1, 1]],  # the second chunk holds 1, 2 and another 2 that pads it
+        (0, 0, 0, 0, 0): [[0, 0, 0], [0, 0, 0]],
+        (0, 1, 2, 0, 0): [None, None],
+    }.items():
+        lanes = jax.tree.map(lambda leaf, rows=rows: leaf[list(rows)], base_trial.lanes())
+        chunks = plan_chunks(5, jax.local_devices()[:1], 3)
+        placed = ChunkedLanes(base_trial.pack.spec, lanes, base_trial.pack.pools, chunks).place(data, rows)
+        assert len({jax.tree.map(lambda leaf: leaf.shape, each) for each in placed}) == 1
+        for chunk, each, expected in zip(chunks, placed, columns, strict=True):
+            assert (None if each.column is None else each.column.tolist()) == expected
+            which = range(3) if each.column is None else each.column.tolist()
+            for lane, column in zip(chunk.lanes, which, strict=True):
+                assert np.array_equal(each.images[:, column], data.images[:, rows[lane]])
 
 
 def test_logs_fetched_in_segments_are_the_same(base_trial: OneTrial, finished: Callable[..., OneTrial]) -> None:
