@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from clray.assembly import evaluation_pool, make_lanes, transformed_pool
@@ -77,3 +78,8 @@ class Draw:
             return TaskArrays(arrays.images, arrays.labels, order)
         found = self.loader.joint_rows(segment, rows)
         return TaskArrays(found.indices.astype(np.int32), found.labels, order)
+
+
+def side_by_side(parts: Sequence[TaskArrays]) -> TaskArrays:
+    """The rows of several draws next to each other."""
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)

@@ -19,15 +19,8 @@ import jax
 import numpy as np
 
 from clray.artifacts import FolderWriter, TrialFolders
-from clray.assembly import (
-    baseline_spec,
-    choice_facts,
-    joint_spec,
-    make_pools,
-    make_spec,
-    segment_batches,
-    stack_lanes,
-)
+from clray.assembly import choice_facts, make_pools, make_spec, stack_lanes
+from clray.baselines import TrainTable, start_experts, train_joint
 from clray.calibration import lane_width
 from clray.config import Experiment
 from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, place_once, plan_chunks
@@ -35,12 +28,12 @@ from clray.core.program import Lane, Pools, TaskArrays
 from clray.data.cache import open_dataset
 from clray.data.prefetch import prefetch
 from clray.devices import described, training_devices
-from clray.draw import Draw
+from clray.draw import Draw, side_by_side
 from clray.memory import segments_that_fit
 from clray.process import available_cpus
 from clray.sizes import check_host, sizes_of
 from clray.store.layout import task_folder
-from clray.types import HostArray, Purpose
+from clray.types import HostArray
 
 LOG_SHARE = 0.3
 """Part of the devices' memory that the logs of one task may fill; those of the next one are there at the same time."""
@@ -207,9 +200,10 @@ class _Sequence:
         starts = [self.seeds.index(member.experiment.seed) * self.n_repeats for member in members]
         self.row_of_lane = [start + repeat for start in starts for repeat in range(self.n_repeats)]
         self.table = stack_lanes([pack.draw_of[member.experiment.seed].lanes(member.experiment) for member in members])
-        self.lanes = self._program(pack.spec, self.table)
+        self.lanes = self.program(pack.spec, self.table)
 
-    def _program(self, spec: Any, table: Lane) -> ChunkedLanes:
+    def program(self, spec: Any, table: Lane) -> ChunkedLanes:
+        """The lanes of ``table`` in another program of the same chunks, with the pools that are on the devices already."""
         lanes = ChunkedLanes(spec, table, self.pack.pools, self.chunks, self.pack.pools_on)
         self.pack.pools_on = lanes.pools_on
         return lanes
@@ -231,7 +225,9 @@ class _Sequence:
         finally:
             self.lanes.drop_rooms()
         if "joint" in self.members[0].experiment.baselines and self._missing("joint") and not self._all_failed():
-            self._train_joint()
+            states, train = train_joint(self)
+            horizon = self.sizes.n_tasks * self.sizes.total_batches
+            self._commit("joint", self.lanes.snapshot(states, self.sizes.n_tasks - 1), [horizon], train=train)
 
     def _missing(self, folder: str) -> bool:
         return any(folder not in member.done for member in self.members)
@@ -251,7 +247,7 @@ class _Sequence:
         flusher: writes one folder after another.
         pending: commits that are not waited for yet; afterwards one at most.
         """
-        expert = self._expert if "expert" in self.members[0].experiment.baselines else None
+        with_experts = "expert" in self.members[0].experiment.baselines
         # Where a folder in the middle was lost, what comes after it is there.
         tasks = range(first, 1 + max(task for task in range(self.sizes.n_tasks) if self._missing(task_folder(task))))
         horizon = self.sizes.n_tasks * self.sizes.total_batches
@@ -260,7 +256,7 @@ class _Sequence:
                 since = time.perf_counter()
                 data = self.lanes.place(arrays, self.row_of_lane, self.pack.source_on)
                 states, logs = self._start(states, data, task, horizon)
-                experts = expert(data, task) if expert else None
+                experts = start_experts(self, data, task) if with_experts else None
                 self.seconds.add("compile" if task == first else "dispatch", since)
                 while pending:
                     pending.pop().result()
@@ -315,7 +311,7 @@ class _Sequence:
         task: int | None = None,
         state: Mapping[str, HostArray] | None = None,
         expert: HostLogs | None = None,
-        train: tuple[Sequence[int], HostArray, HostArray] | None = None,
+        train: TrainTable | None = None,
     ) -> None:
         since = time.perf_counter()
 
@@ -367,53 +363,6 @@ class _Sequence:
         wait(running)  # all of them: what goes on writing would bring back a folder that a failure removes
         for future in running:
             future.result()
-
-    def _expert(self, data: Any, task: int) -> Callable[[], HostLogs]:
-        """Starts fresh networks on one task; the returned function waits for their logs, evaluated on that task alone."""
-        pack = self.pack
-        tables = [pack.draw_of[member.experiment.seed].lanes(member.experiment, task) for member in self.members]
-        lanes = self._program(baseline_spec(pack.spec), stack_lanes(tables)._replace(strategy={}))
-        if pack.spec.cumulative:
-            own = side_by_side([pack.draw_of[seed].task(task, pixels=True, cumulative=False) for seed in self.seeds])
-            data = lanes.place(own, self.row_of_lane)
-        _, logs = lanes.train(lanes.init(task, Purpose.EXPERT), data, task, pack.sizes.total_batches)
-        return lambda: lanes.fetch_logs(logs)
-
-    def _train_joint(self) -> None:
-        """One network on the mixture of all tasks: T times a task's batches, streamed in segments of equal length."""
-        sizes = self.sizes
-        segment = segment_batches(sizes.total_batches, sizes.n_train // sizes.batch_size)
-        horizon = sizes.n_tasks * sizes.total_batches
-        rows = segment * sizes.batch_size
-        lanes = self._program(joint_spec(self.pack.spec, segment), self.table._replace(strategy={}))
-        states = lanes.init(purpose=Purpose.JOINT)
-        # The stream is shuffled already.
-        in_turn = np.arange(rows, dtype=np.int32).reshape(segment, 1, sizes.batch_size).repeat(self.n_repeats, axis=1)
-
-        def build(number: int) -> TaskArrays:
-            draws = [self.pack.draw_of[seed] for seed in self.seeds]
-            return side_by_side([draw.joint(number, rows, in_turn, pixels=self.pack.source_on is None) for draw in draws])
-
-        windows: list[HostLogs] = []
-        before: Any = None
-        with prefetch(build, range(horizon // segment)) as items:
-            for number, arrays in enumerate(items):
-                data = lanes.place(arrays, self.row_of_lane, self.pack.source_on)
-                # Task numbers from T on: the keys of the joint network are its own.
-                states, logs = lanes.train(states, data, sizes.n_tasks + number, horizon)
-                if before is not None:
-                    windows.append(lanes.fetch_logs(before))  # while the next segment trains
-                before = logs
-        windows.append(lanes.fetch_logs(before))
-        steps = [segment * (i + 1) for i in range(len(windows))]
-        train = steps, np.concatenate([w.train_accuracy for w in windows]), np.concatenate([w.train_loss for w in windows])
-        final = self.lanes.snapshot(states, sizes.n_tasks - 1)
-        self._commit("joint", final, [horizon], train=train)
-
-
-def side_by_side(parts: Sequence[TaskArrays]) -> TaskArrays:
-    """The rows of several draws next to each other."""
-    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
 
 
 def representation_blocks(host: HostLogs, lanes: Sequence[int], labels: HostArray) -> Iterator[HostArray]:
