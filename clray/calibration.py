@@ -22,8 +22,7 @@ import numpy as np
 
 from clray.core.lanes import CPU_WIDTH, even_width
 from clray.core.program import Spec
-from clray.errors import ResourceError
-from clray.process import compiled_folder
+from clray.process import compiled_folder, width_by_hand
 
 CPU_WIDTHS = (CPU_WIDTH, 4, 8)
 OTHER_WIDTHS = (16, 64, 256, 1024)
@@ -46,12 +45,10 @@ def lane_width(spec: Spec, n_lanes: int, devices: Sequence[jax.Device], n_tasks:
     Raises:
         ResourceError: ``CLRAY_LANE_WIDTH`` is not a width.
     """
-    given = os.environ.get("CLRAY_LANE_WIDTH")
-    if given is not None:
-        if not given.isdigit() or int(given) < 1:
-            raise ResourceError(f"CLRAY_LANE_WIDTH={given}: not a number of lanes; use 1 or more, or leave it out")
-        return int(given)
     share = math.ceil(n_lanes / len(devices))
+    given = width_by_hand()
+    if given is not None:
+        return min(given, share)  # more would be padding
     on_cpu = devices[0].platform == "cpu"
     candidates = tuple(width for width in (CPU_WIDTHS if on_cpu else OTHER_WIDTHS) if width <= share)
     flops = 6.0 * parameters(spec) * spec.batch_size * spec.total_batches * n_tasks * n_lanes

@@ -137,10 +137,11 @@ class Display:
         if self._total is not None:
             self._progress.update(self._total, completed=self._done, count=f"{self._done}/{self._jobs} trials")
             self._show_waiting()
+        lost = f", {count(row['n_diverged'], 'repeat')} diverged" if row.get("n_diverged") else ""
         if row["status"] == "failed":
             self._say(f"{self._clock()} {trial_id} failed: {row['error']}")
         elif not self._live:
-            self._say(f"{self._clock()} {self._done}/{self._jobs} {trial_id} {row['status']}, accuracy {_with_sem(row, 'acc')}")
+            self._say(f"{self._clock()} {self._done}/{self._jobs} {trial_id} {row['status']}, accuracy {_with_sem(row, 'acc')}{lost}")
 
     def _show_waiting(self) -> None:
         """Gives the room of a finished trial to one whose bar did not fit before."""
@@ -163,12 +164,17 @@ def trials_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     failures = any(row["status"] not in ("done",) for row in rows)
     if failures:
         table.add_column("status")
+    diverged = any(row.get("n_diverged") for row in rows)
+    if diverged:
+        table.add_column("diverged repeats", justify="right")  # left out of the means
     for title in ("ACC ± SEM", "forgetting ± SEM", "seconds"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         cells = [row["trial_id"], *(escape(show_value(row.get(key))) for key in params)]
         if failures:
             cells.append(row["status"])
+        if diverged:
+            cells.append(str(row.get("n_diverged") or 0))
         seconds = "" if row.get("seconds") is None else f"{row['seconds']:.1f}"
         table.add_row(*cells, _with_sem(row, "acc"), _with_sem(row, "forgetting"), seconds)
     return table

@@ -106,10 +106,14 @@ def _reads_as_other(text: str) -> bool:
     return True
 
 
+FILLED_IN = frozenset({"strategy"})
+"""Required in an experiment, but not in what people write: ``finetune`` where there is none."""
+
+
 def _missing(table: type[BaseModel], path: Path_) -> str:
     if isinstance(path[-1], int):
         return f"is missing: the list needs {path[-1] + 1} values"
-    needed = [key for key, field in table.model_fields.items() if field.is_required()]
+    needed = [key for key, field in table.model_fields.items() if field.is_required() and key not in FILLED_IN]
     return f"is missing; needed here: {', '.join(needed)}"
 
 

@@ -6,10 +6,26 @@ import contextlib
 import os
 import tempfile
 
+from clray.errors import ResourceError
+
 
 def available_cpus() -> int:
     """CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def width_by_hand() -> int | None:
+    """Lanes a chunk, where ``CLRAY_LANE_WIDTH`` sets them.
+
+    Raises:
+        ResourceError: it is not a width.
+    """
+    given = os.environ.get("CLRAY_LANE_WIDTH")
+    if given is None:
+        return None
+    if not given.isdigit() or int(given) < 1:
+        raise ResourceError(f"CLRAY_LANE_WIDTH={given}: not a number of lanes; use 1 or more, or leave it out")
+    return int(given)
 
 
 def configure_jax(num_cpus: float, num_gpus: float | None = None) -> None:

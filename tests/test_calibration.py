@@ -98,6 +98,7 @@ def test_a_width_that_does_not_fit_is_never_chosen(folder: Path, spec: Spec, mon
 def test_the_width_can_be_set_by_hand(folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLRAY_LANE_WIDTH", "3")
     assert lane_width(spec, 64, jax.local_devices(), 3) == 3
+    assert lane_width(spec, 2, jax.local_devices()[:1], 3) == 2, "the third would be trained for nothing"
     monkeypatch.setenv("CLRAY_LANE_WIDTH", "wide")
     with pytest.raises(ResourceError, match="CLRAY_LANE_WIDTH=wide"):
         lane_width(spec, 64, jax.local_devices(), 3)

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -150,6 +151,32 @@ def test_a_run_leaves_results_and_says_where(clray_says: Any, tmp_path: Path) ->
     code, out, _ = clray_says("status", f"{output}/one")
     assert code == 0
     assert out.splitlines()[-1] == "2 done; no driver"
+
+
+def test_a_trial_that_the_disk_cannot_hold_is_refused_before_it_writes(
+    clray_says: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clray.trials.sweep.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    path = write(tmp_path / "one.yaml", experiment())
+    code, _, err = clray_says("run", str(path), "-o", str(tmp_path / "out"))
+    assert code == 2
+    assert re.search(r"t_\w+ would write [\d.]+ KiB by estimate, and 1000 B are free under .*Lower sequence.n_tasks", err)
+    assert not list(tmp_path.rglob("trials"))
+
+
+def test_a_width_that_is_none_is_told_before_anything_starts(clray_says: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLRAY_LANE_WIDTH", "abc")
+    code, _, err = clray_says("sweep", str(write(tmp_path / "two.yaml", sweep("two", experiment()))), "-o", str(tmp_path / "out"))
+    assert (code, err.strip()) == (2, "clray: CLRAY_LANE_WIDTH=abc: not a number of lanes; use 1 or more, or leave it out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_diverged_repeats_are_told(clray_says: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "one.yaml", experiment(n_repeats=2, optimizer={"name": "sgd", "learning_rate": 1e30}))
+    code, out, err = clray_says("run", str(path), "-o", str(tmp_path))
+    assert code == 0
+    assert re.search(r"1/1 t_\w+ diverged, accuracy -, 2 repeats diverged", err)
+    assert "diverged repeats" in out.splitlines()[0]
 
 
 def test_quiet_says_nothing_when_all_is_well(clray_says: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from clray.errors import ConfigError, OutputError, ResourceError, UserError
+from clray.process import width_by_hand
 from clray.signals import kept_signals
 from clray.store.filesystem import Storage
 from clray.store.lease import Lease
@@ -44,6 +45,7 @@ def execute(
         raise ConfigError("--output memory://: lives inside one process, and Ray's workers are others; use a folder, s3://, or --local")
     if not local and address is not None:
         check_address(address)
+    width_by_hand()  # raises here, where nothing has started, and not in every trial
     if address is None:
         refuse_what_does_not_fit(plan)
     storage = checked_output(output, plan.name)

@@ -30,6 +30,12 @@ def pack_key(experiment: Experiment) -> str:
     return digest(plain)
 
 
+def program_of(experiment: Experiment) -> Experiment:
+    """Equal where ``pack_key`` is, and quicker to tell for thousands of trials."""
+    traced = {"optimizer": experiment.optimizer.structure(), "strategy": tuple(options.structure() for options in experiment.strategy)}
+    return experiment.model_copy(update={"name": "", "seed": 0, "loggers": (), **traced})
+
+
 def make_packs(
     trials: Sequence[Trial], slots: int, max_lanes: int | Literal["auto"], lanes_that_fit: Callable[[Trial], int]
 ) -> list[list[Trial]]:

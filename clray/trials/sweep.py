@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import io
 import platform
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ from ruamel.yaml import YAML
 from clray import __version__
 from clray.artifacts import other_version
 from clray.config import Experiment
+from clray.display import show_bytes
+from clray.errors import OutputError
 from clray.memory import estimate_if_built
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
@@ -25,7 +28,7 @@ from clray.store.reader import committed_folders
 from clray.trials.attempt import JobTrial, Outcome, close_interrupted
 from clray.trials.expand import Trial
 from clray.trials.job import Job, OnEvent
-from clray.trials.pack import make_packs
+from clray.trials.pack import make_packs, program_of
 from clray.trials.plan import Plan
 from clray.trials.runner_local import Runner
 from clray.trials.status import FINISHED, TrialStatus, read_status
@@ -96,6 +99,7 @@ def run_plan(
     statuses = {t.trial_id: read_status(storage, layout.trial(t.trial_id), driver_alive=False, commits=False) for t in plan.trials}
     todo = [t for t in plan.trials if not _left_alone(statuses[t.trial_id], retry_failed)]
     refuse_other_version(storage, layout, {trial.trial_id: statuses[trial.trial_id] for trial in todo})
+    refuse_what_the_disk_cannot_hold(plan, [t for t in todo if not statuses[t.trial_id].attempts], storage)
     _write_sweep_file(storage, layout, plan)
     table = TrialsTable(storage, layout)
     statuses |= {t.trial_id: _pending(storage, layout, t.trial_id, statuses[t.trial_id], retry_failed) for t in todo}
@@ -148,6 +152,28 @@ def refuse_other_version(storage: Storage, layout: SweepLayout, statuses: Mappin
             begun.setdefault(status.clray, []).append(trial_id)
     for version, trial_ids in begun.items():
         raise other_version(storage, trial_ids, version)
+
+
+def refuse_what_the_disk_cannot_hold(plan: Plan, fresh: Sequence[Trial], storage: Storage) -> None:
+    """Refuses trials that would each fill a local disk, before they do.
+
+    Args:
+        fresh: trials that have written nothing yet.
+
+    Raises:
+        OutputError: with the estimate.
+    """
+    if not storage.is_local:
+        return
+    free = shutil.disk_usage(storage.root).free
+    for trial in {program_of(trial.experiment): trial for trial in fresh}.values():
+        need = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id])
+        if need is not None and need.disk > free:
+            raise OutputError(
+                f"{trial.trial_id} would write {show_bytes(need.disk)} by estimate, and {show_bytes(free)} are free under "
+                f"{storage.display}. Lower sequence.n_tasks or n_repeats, log less (logging: a higher log_frequency, fewer eval_tasks, "
+                "representations: none, weights: false), or write to a larger disk (--output)"
+            )
 
 
 def make_jobs(
