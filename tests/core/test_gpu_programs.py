@@ -20,7 +20,7 @@ PRECISIONS = {
     "tf32": "precision = [HIGH, HIGH]",
     "bfloat16": "algorithm = <lhs_precision_type = bf16, rhs_precision_type = bf16, accumulation_type = f32",
 }
-STRATEGIES: list[Any] = ["finetune", "l2", "ewc", "si", "mas", "lwf", "er", "der", "der++", "agem", "shrink_perturb", "cumulative"]
+STRATEGIES: list[Any] = ["finetune", "l2", "ewc", "si", "mas", "lwf", "er", "der", "der++", "agem", "gem", "shrink_perturb", "cumulative"]
 
 
 def programs(folder: Path, **changes: Any) -> dict[str, str]:

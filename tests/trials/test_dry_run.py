@@ -11,8 +11,8 @@ import pytest
 
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
-from clray.trials.dry_run import SHOWN, _program, print_dry_run
-from clray.trials.pack import pack_key
+from clray.trials.dry_run import SHOWN, print_dry_run
+from clray.trials.pack import pack_key, program_of
 from clray.trials.plan import plan_sweep
 from clray.trials.status import TrialStatus
 from clray.trials.table import TrialsTable, row_of
@@ -54,7 +54,7 @@ def test_trials_programs_and_needs_are_listed(tmp_path: Path, capsys: pytest.Cap
 
 def test_the_programs_of_a_dry_run_are_those_of_the_packs() -> None:
     grid = {"seed": [1, 2], "optimizer.learning_rate": [0.1, 0.2], "optimizer.momentum": [0, 0.5, 0.9], "training.batch_size": [8, 9]}
-    keys = [(_program(trial.experiment), pack_key(trial.experiment)) for trial in expanded(sweep(grid=grid))]
+    keys = [(program_of(trial.experiment), pack_key(trial.experiment)) for trial in expanded(sweep(grid=grid))]
     assert len(set(keys)) == len({program for program, _ in keys}) == len({packed for _, packed in keys}) == 4
 
 
