@@ -164,6 +164,16 @@ def test_a_trial_that_the_disk_cannot_hold_is_refused_before_it_writes(
     assert not list(tmp_path.rglob("trials"))
 
 
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_a_network_that_the_memory_cannot_hold_is_refused_before_it_starts(clray_says: Any, tmp_path: Path, command: str) -> None:
+    huge = experiment(model={"name": "mlp", "hidden": [1_000_000, 1_000_000]}, logging={"log_frequency": 4, "weights": False})
+    path = write(tmp_path / "huge.yaml", huge if command == "run" else sweep("huge", huge))
+    code, _, err = clray_says(command, str(path), "-o", str(tmp_path / "out"))
+    assert code == 2
+    assert re.search(r"t_\w+ needs at least [\d.]+ TiB of memory, and this machine has [\d.]+ GiB: twice [\d.]+ TiB for parameters", err)
+    assert not list(tmp_path.rglob("trials"))
+
+
 def test_a_width_that_is_none_is_told_before_anything_starts(clray_says: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLRAY_LANE_WIDTH", "abc")
     code, _, err = clray_says("sweep", str(write(tmp_path / "two.yaml", sweep("two", experiment()))), "-o", str(tmp_path / "out"))

@@ -53,11 +53,13 @@ def execute(
         if local or address is None:
             prepare_data(plan)
         runner: Any = LocalRunner()
+        here = True
         if not local:
             from clray.trials.runner_ray import RayRunner
 
-            runner = connected(RayRunner(plan.sweep.resources, address))
-        return run_plan(plan, storage, runner, on_event, lease, retry_failed)
+            on_ray = RayRunner(plan.sweep.resources, address)
+            runner, here = connected(on_ray), on_ray.here
+        return run_plan(plan, storage, runner, on_event, lease, retry_failed, here)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
+import math
 import platform
 import shutil
 from collections import Counter
@@ -19,7 +20,7 @@ from clray import __version__
 from clray.artifacts import other_version
 from clray.config import Experiment
 from clray.display import show_bytes
-from clray.errors import OutputError
+from clray.errors import OutputError, ResourceError
 from clray.memory import estimate_if_built
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
@@ -30,7 +31,7 @@ from clray.trials.expand import Trial
 from clray.trials.job import Job, OnEvent
 from clray.trials.pack import make_packs, program_of
 from clray.trials.plan import Plan
-from clray.trials.runner_local import Runner
+from clray.trials.runner_local import Runner, host_memory_bytes
 from clray.trials.status import FINISHED, TrialStatus, read_status
 from clray.trials.table import TrialsTable, row_of
 
@@ -80,6 +81,7 @@ def run_plan(
     on_event: OnEvent,
     lease: Lease,
     retry_failed: bool = False,
+    here: bool = False,
 ) -> SweepResult:
     """Runs everything of ``plan`` that is not finished.
 
@@ -89,17 +91,19 @@ def run_plan(
         on_event: called with (trial id, event); events: planned, start, task, retry, end.
         lease: on the folder, held.
         retry_failed: also run trials again whose program failed, or that the system lost too often.
+        here: whether the runner uses this machine and no other.
 
     Raises:
-        OutputError: the folder cannot be written, or holds trials that another version of clray began.
+        OutputError: the folder cannot be written or has too little room, or holds trials that another version of clray began.
         LeaseLostError: another driver took over, or the folder was removed.
-        ResourceError: the runner cannot start.
+        ResourceError: the runner cannot start, or this machine has too little memory.
     """
     layout = SweepLayout()
     statuses = {t.trial_id: read_status(storage, layout.trial(t.trial_id), driver_alive=False, commits=False) for t in plan.trials}
     todo = [t for t in plan.trials if not _left_alone(statuses[t.trial_id], retry_failed)]
     refuse_other_version(storage, layout, {trial.trial_id: statuses[trial.trial_id] for trial in todo})
-    refuse_what_the_disk_cannot_hold(plan, [t for t in todo if not statuses[t.trial_id].attempts], storage)
+    fresh = [trial for trial in todo if not statuses[trial.trial_id].attempts]
+    refuse_what_cannot_fit(plan, fresh, storage, here)
     _write_sweep_file(storage, layout, plan)
     table = TrialsTable(storage, layout)
     statuses |= {t.trial_id: _pending(storage, layout, t.trial_id, statuses[t.trial_id], retry_failed) for t in todo}
@@ -154,21 +158,29 @@ def refuse_other_version(storage: Storage, layout: SweepLayout, statuses: Mappin
         raise other_version(storage, trial_ids, version)
 
 
-def refuse_what_the_disk_cannot_hold(plan: Plan, fresh: Sequence[Trial], storage: Storage) -> None:
-    """Refuses trials that would each fill a local disk, before they do.
+def refuse_what_cannot_fit(plan: Plan, fresh: Sequence[Trial], storage: Storage, here: bool) -> None:
+    """Refuses trials that would each fill a local disk or this machine's memory, before they do.
 
     Args:
         fresh: trials that have written nothing yet.
+        here: whether they run on this machine.
 
     Raises:
-        OutputError: with the estimate.
+        OutputError, ResourceError: with the arithmetic.
     """
-    if not storage.is_local:
-        return
-    free = shutil.disk_usage(storage.root).free
+    free = shutil.disk_usage(storage.root).free if storage.is_local else math.inf
+    memory = host_memory_bytes() if here else math.inf
     for trial in {program_of(trial.experiment): trial for trial in fresh}.values():
         need = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id])
-        if need is not None and need.disk > free:
+        if need is None:
+            continue
+        if 2 * need.state + need.data > memory:  # a step reads one state and writes another
+            raise ResourceError(
+                f"{trial.trial_id} needs at least {show_bytes(2 * need.state + need.data)} of memory, and this machine has "
+                f"{show_bytes(memory)}: twice {show_bytes(need.state)} for parameters ({need.parameters:,} a network), optimizer and "
+                f"strategy of all repeats, and {show_bytes(need.data)} for the data of a task. Take a smaller model, or lower n_repeats"
+            )
+        if need.disk > free:
             raise OutputError(
                 f"{trial.trial_id} would write {show_bytes(need.disk)} by estimate, and {show_bytes(free)} are free under "
                 f"{storage.display}. Lower sequence.n_tasks or n_repeats, log less (logging: a higher log_frequency, fewer eval_tasks, "
