@@ -180,7 +180,7 @@ def refuse_what_cannot_fit(plan: Plan, fresh: Sequence[Trial], storage: Storage,
                 f"{show_bytes(memory)}: twice {show_bytes(need.state)} for parameters ({need.parameters:,} a network), optimizer and "
                 f"strategy of all repeats, and {show_bytes(need.data)} for the data of a task. Take a smaller model, or lower n_repeats"
             )
-        if need.disk > free:
+        if need.disk > 2 * free:  # what is nearly enough may be: tables are compressed, and space may be made while it runs
             raise OutputError(
                 f"{trial.trial_id} would write {show_bytes(need.disk)} by estimate, and {show_bytes(free)} are free under "
                 f"{storage.display}. Lower sequence.n_tasks or n_repeats, log less (logging: a higher log_frequency, fewer eval_tasks, "
