@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 import clray
 from clray import plugins
 from clray.cli import main
-from clray.errors import LeaseLostError
+from clray.errors import ConfigError, LeaseLostError
 from clray.store.filesystem import Storage
 from clray.store.lease import Lease
 from tests.trials.sweeps import experiment, sweep, write
@@ -172,6 +172,11 @@ def test_a_network_that_the_memory_cannot_hold_is_refused_before_it_starts(clray
     assert code == 2
     assert re.search(r"t_\w+ needs at least [\d.]+ TiB of memory, and this machine has [\d.]+ GiB: twice [\d.]+ TiB for parameters", err)
     assert not list(tmp_path.rglob("trials"))
+
+
+def test_what_is_needed_does_not_name_what_may_be_left_out() -> None:
+    with pytest.raises(ConfigError, match="needed here: sequence, dataset, model, optimizer, training"):
+        clray.run({"name": "x"})
 
 
 def test_a_width_that_is_none_is_told_before_anything_starts(clray_says: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

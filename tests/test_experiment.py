@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import clray
+from clray.core.program import products_in
 from clray.results import SweepResults
 from tests.core.tiny import table, tiny
 
@@ -195,3 +196,18 @@ def test_plain_data_file_and_validated_experiment_are_the_same_trial(results: Sw
         again = clray.run(experiment, output=output)
         assert again.trial_ids == [trial_id]
         assert again.trials.iloc[0]["attempts"] == 1, "what is committed is not run again"
+
+
+def test_a_trained_model_computes_in_the_precision_of_its_experiment(
+    results: SweepResults, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def recorded(precision: str) -> Any:
+        asked.append(precision)
+        return products_in(precision)
+
+    monkeypatch.setattr("clray.inference.products_in", recorded)
+    trial = results.trial(folder.name)
+    trial.model(2)(np.zeros((1, D), np.float32))
+    assert asked == ["float32"]

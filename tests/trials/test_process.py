@@ -20,7 +20,9 @@ except RuntimeError as raised:
     error = str(raised)
 import jax
 names = ("JAX_PLATFORMS", "XLA_CLIENT_MEM_FRACTION", "PJRT_NPROC")
-print(json.dumps({"env": {n: os.environ.get(n) for n in names}, "devices": [d.platform for d in jax.local_devices()], "error": error}))
+older = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION")
+devices = [d.platform for d in jax.local_devices()]
+print(json.dumps({"env": {n: os.environ.get(n) for n in names}, "older": older, "devices": devices, "error": error}))
 """
 
 
@@ -43,8 +45,9 @@ def test_a_task_without_a_gpu_runs_on_the_cpu_with_a_device_for_each_whole_core(
 
 
 def test_a_fraction_of_a_gpu_gets_that_part_of_its_memory_and_a_cpu_in_its_place_is_an_error() -> None:
-    found = configured(1, 0.25, JAX_PLATFORMS="cpu")
+    found = configured(1, 0.25, JAX_PLATFORMS="cpu", XLA_PYTHON_CLIENT_MEM_FRACTION="0.5")
     assert found["env"]["XLA_CLIENT_MEM_FRACTION"] == "0.2250"
+    assert found["older"] is None, "JAX refuses to start a GPU with both names"
     assert found["error"].startswith("the task was given 0.25 GPU but JAX sees only CPUs; install clray[cuda]")
 
 
