@@ -147,7 +147,7 @@ def test_a_run_leaves_results_and_says_where(clray_says: Any, tmp_path: Path) ->
     assert (code, err.splitlines()[0]) == (0, "1 trial: 0 to run, 1 finished before")
     code, out, err = clray_says("run", str(path), "-o", output, "--set", "seed=4")
     assert code == 0
-    assert "1 more trial of earlier versions of this sweep in the same folder, kept" in out
+    assert "1 more trial with other settings in the same folder, kept" in out
     code, out, _ = clray_says("status", f"{output}/one")
     assert code == 0
     assert out.splitlines()[-1] == "2 done; no driver"

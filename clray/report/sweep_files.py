@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,9 +17,11 @@ from clray.errors import OutputError, UserError, did_you_mean
 from clray.metrics.accuracy import mean_and_sem
 from clray.metrics.transfer import course_metrics
 from clray.report.measure_store import MeasureStore
-from clray.report.trial_files import TrialFiles, read_plain_yaml
+from clray.report.trial_files import TrialFiles
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
+from clray.store.reader import read_plain_yaml
+from clray.trials.settings import flattened
 from clray.trials.status import FINISHED, is_alive, read_status
 from clray.trials.table import read_rows, row_of, to_arrow
 
@@ -185,23 +187,6 @@ def _settings(row: Mapping[str, Any]) -> dict[str, Any]:
             for key, part in flattened(column.removeprefix("param."), _parsed(value)):
                 settings.setdefault(key, part)
     return settings
-
-
-def flattened(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and plain values of a table. A list of tables (strategies) counts as one where it has one."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        if len(value) == 1:
-            yield from flattened(key, value[0])
-            return
-        yield f"{key}.name", "+".join(str(item.get("name", "?")) for item in value)
-        for item in value:
-            for part, inner in flattened(f"{key}.{item.get('name', '?')}", {k: v for k, v in item.items() if k != "name"}):
-                yield part, inner
-    elif isinstance(value, dict):
-        for part, inner in value.items():
-            yield from flattened(f"{key}.{part}" if key else str(part), inner)
-    else:
-        yield key, value
 
 
 def settings_of(sweep: SweepFiles, key: str) -> pd.Series:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from clray.errors import UserError
 from clray.metrics.transfer import Course
@@ -24,16 +21,7 @@ from clray.store import layout as names
 from clray.store.commit import Commit
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
-from clray.store.reader import committed_folders, open_array, read_commit, read_table
-
-
-def read_plain_yaml(storage: Storage, path: str) -> dict[str, Any]:
-    """A YAML 1.2 table as plain data; empty where it is missing or damaged."""
-    try:
-        data = YAML(typ="safe", pure=True).load(io.StringIO(storage.read_bytes(path).decode()))
-    except (FileNotFoundError, UnicodeDecodeError, YAMLError, ValueError):
-        return {}
-    return data if isinstance(data, dict) else {}
+from clray.store.reader import committed_folders, open_array, read_commit, read_plain_yaml, read_table
 
 
 class TrialFiles:

@@ -17,6 +17,8 @@ from zipfile import BadZipFile
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from clray.store.commit import Commit, DamagedError, FileEntry, parse_commit
 from clray.store.filesystem import Storage
@@ -26,6 +28,15 @@ NPY_ERRORS = (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowErr
 """What NumPy raises on files that are no .npy file."""
 
 OnBytes: TypeAlias = Callable[[int], None]
+
+
+def read_plain_yaml(storage: Storage, path: str) -> dict[str, Any]:
+    """A YAML 1.2 table as plain data; empty where it is missing or damaged."""
+    try:
+        data = YAML(typ="safe", pure=True).load(io.StringIO(storage.read_bytes(path).decode()))
+    except (FileNotFoundError, UnicodeDecodeError, YAMLError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def read_commit(storage: Storage, trial: TrialLayout, folder: str) -> Commit | None:

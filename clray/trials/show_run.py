@@ -31,7 +31,7 @@ def execute_and_show(plan: Plan, output: str, quiet: bool, **options: Any) -> Sw
         console.print(trials_table(result.rows))
         if result.kept:
             console.print(
-                f"{count(len(result.kept), 'more trial')} of earlier versions of this sweep in the same folder, kept; "
+                f"{count(len(result.kept), 'more trial')} with other settings in the same folder, kept; "
                 "`clray table`, `plot` and `report` show them too",
                 highlight=False,
             )

@@ -17,7 +17,7 @@ from clray.store.filesystem import Storage, is_name
 from clray.store.layout import SweepLayout
 from clray.trials.show_failures import print_failures
 from clray.trials.status import TrialStatus, driver_age, is_alive, read_status
-from clray.trials.table import read_rows
+from clray.trials.table import params_of, read_rows
 
 
 def print_status(folder: str, as_json: bool = False) -> None:
@@ -76,7 +76,7 @@ def _table(found: Mapping[str, TrialStatus], rows: Mapping[str, Mapping[str, Any
 def _plain(trial_id: str, status: TrialStatus, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "trial_id": trial_id,
-        "params": {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.") and value is not None},
+        "params": params_of(row),
         "status": status.status,
         "tasks": status.tasks,
         "attempts": status.attempts,

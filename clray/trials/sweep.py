@@ -25,15 +25,16 @@ from clray.memory import estimate_if_built
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 from clray.store.lease import Lease
-from clray.store.reader import committed_folders
+from clray.store.reader import committed_folders, read_plain_yaml
 from clray.trials.attempt import JobTrial, Outcome, close_interrupted
 from clray.trials.expand import Trial
 from clray.trials.job import Job, OnEvent
 from clray.trials.pack import make_packs, program_of
 from clray.trials.plan import Plan
 from clray.trials.runner_local import Runner, host_memory_bytes
+from clray.trials.settings import told_apart
 from clray.trials.status import FINISHED, TrialStatus, read_status
-from clray.trials.table import TrialsTable, row_of
+from clray.trials.table import TrialsTable, params_of, row_of
 
 PACKAGES = ("clray", "jax", "jaxlib", "flax", "optax", "torch", "ray", "numpy")
 
@@ -107,7 +108,7 @@ def run_plan(
     _write_sweep_file(storage, layout, plan)
     table = TrialsTable(storage, layout)
     statuses |= {t.trial_id: _pending(storage, layout, t.trial_id, statuses[t.trial_id], retry_failed) for t in todo}
-    params = {trial.trial_id: trial.params for trial in plan.trials}
+    params = _shown(plan, table, storage, layout)
     for trial_id, status in statuses.items():
         table.rows[trial_id] = row_of(trial_id, params[trial_id], status)
     table.write()
@@ -130,7 +131,22 @@ def run_plan(
                 if lease.held():
                     table.write()
     rows = [table.rows[trial.trial_id] for trial in plan.trials]
-    return SweepResult(storage.display, rows, len(finished), sorted(set(table.rows) - set(params)))
+    return SweepResult(storage.display, rows, len(finished), sorted(set(table.rows) - set(statuses)))
+
+
+def _shown(plan: Plan, table: TrialsTable, storage: Storage, layout: SweepLayout) -> dict[str, Mapping[str, Any]]:
+    """The settings each trial of the plan is shown with: what the sweep varies, and what sets it apart from trials that other
+    commands left in the folder. The rows of the latter are completed in the same way."""
+    params = {trial.trial_id: trial.params for trial in plan.trials}
+    kept = table.rows.keys() - params.keys()
+    if not kept:
+        return params
+    configs = {trial.trial_id: trial.experiment.plain() for trial in plan.trials}
+    configs |= {trial_id: read_plain_yaml(storage, layout.trial(trial_id).config) for trial_id in kept}
+    told = told_apart(params | {trial_id: params_of(table.rows[trial_id]) for trial_id in kept}, configs)
+    for trial_id in kept:
+        table.rows[trial_id] |= {f"param.{key}": value for key, value in told[trial_id].items()}
+    return {trial_id: told[trial_id] for trial_id in params}
 
 
 def _left_alone(status: TrialStatus, retry_failed: bool) -> bool:

@@ -45,6 +45,11 @@ def row_of(trial_id: str, params: Mapping[str, Any], status: TrialStatus) -> dic
     return row
 
 
+def params_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a row, by dotted key; those it has no value for left out."""
+    return {key.removeprefix("param."): value for key, value in row.items() if key.startswith("param.") and value is not None}
+
+
 def to_arrow(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows as a table: fixed columns, then ``param.*``, then metrics with mean and SEM.
 

@@ -146,7 +146,7 @@ def assert_same_bits(left: Mapping[str, np.ndarray], right: Mapping[str, np.ndar
         for name in left
         if (left[name].dtype, left[name].shape, left[name].tobytes()) != (right[name].dtype, right[name].shape, right[name].tobytes())
     ]
-    assert different == []
+    assert not different, f"{len(different)} of {len(left)} differ: {different}"
 
 
 def train(trial: OneTrial, lanes: Lane, devices: list[jax.Device], width: int, n_tasks: int = 2) -> list[Arrays]:

@@ -40,7 +40,7 @@ def test_a_grid_that_was_edited_reuses_what_is_done_and_keeps_what_is_gone(scene
     again = s.run("--local")
     assert again.code == 0
     assert "2 trials: 1 to run, 1 finished before" in again.err
-    assert "1 more trial of earlier versions of this sweep in the same folder, kept" in again.out
+    assert "1 more trial with other settings in the same folder, kept" in again.out
     assert {path: path.read_bytes() for path in files} == files
     assert len(clray.open(s.root).trials) == 3
     s.assert_undisturbed({})

@@ -14,7 +14,7 @@ from clray.metrics.accuracy import mean_and_sem
 from clray.report.figures.sweep import compare_table, factor_table, grouped, ordered_values
 from clray.report.labels import find_metric, metric, short_names, show_mean, show_value
 from clray.report.measure_store import MeasureStore
-from clray.report.sweep_files import SweepFiles, flattened, open_sweep, settings_of, with_metrics
+from clray.report.sweep_files import SweepFiles, open_sweep, settings_of, with_metrics
 from clray.report.trial_files import TrialFiles
 from clray.results import open_results
 from clray.store.filesystem import Storage
@@ -156,19 +156,6 @@ def test_many_numbers_are_grouped_by_rank() -> None:
 def test_groups_leave_out_trials_without_one(sweep: SweepFiles) -> None:
     groups = pd.Series([0.0, np.nan, 0.0, 1.0], index=sweep.finished.index)
     assert list(grouped(sweep, groups, ["acc"])["trials"]) == [2, 1]
-
-
-def test_tables_that_were_swept_are_taken_apart() -> None:
-    assert dict(flattened("optimizer", {"name": "sgd", "schedule": {"name": "cosine"}})) == {
-        "optimizer.name": "sgd",
-        "optimizer.schedule.name": "cosine",
-    }
-    assert dict(flattened("strategy", [{"name": "ewc", "strength": 2.0}])) == {"strategy.name": "ewc", "strategy.strength": 2.0}
-    assert dict(flattened("strategy", [{"name": "ewc", "strength": 2.0}, {"name": "er"}])) == {
-        "strategy.name": "ewc+er",
-        "strategy.ewc.strength": 2.0,
-    }
-    assert dict(flattened("model.hidden", [32, 32])) == {"model.hidden": [32, 32]}
 
 
 def test_settings_that_were_not_varied_come_from_the_experiments(sweep: SweepFiles) -> None:
