@@ -34,6 +34,7 @@ class Stops:
         self._begun = False
         self._told = False
         self._grace: threading.Timer | None = None
+        self._starting = threading.RLock()  # the handler and the thread that notices signals both start the grace
 
     def begin(self) -> None:
         """From here on there is something to bring to an end."""
@@ -57,7 +58,9 @@ class Stops:
 
     def start_grace(self, number: int) -> None:
         """From here on the process has ``GRACE_SECONDS``; called again, nothing changes."""
-        if self._grace is None:
+        with self._starting:
+            if self._grace is not None:
+                return
             self._grace = threading.Timer(GRACE_SECONDS, self._leave_late, (number,))
             self._grace.daemon = True
             self._grace.start()
