@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from clray import __version__
-from clray.errors import UserError
+from clray.errors import UserError, did_you_mean
 from clray.report.commands import register
 from clray.signals import EXIT_CODES, leave, resumable
 
@@ -20,14 +21,26 @@ EXIT_FAILED_TRIALS = 1
 EXIT_DAMAGED = 1
 STARTED = time.perf_counter()
 
+
+class Commands(typer.core.TyperGroup):
+    """A group that names its commands where somebody asks for one that it does not have."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """See ``click.Group``."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UserError(f"no command {args[0]!r}; {did_you_mean(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=Commands,
     name="clray",
     help="Continual-learning experiments as compiled JAX programs, swept over Ray.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
+data_app = typer.Typer(cls=Commands, help="Data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="An experiment or sweep file (YAML 1.2).")]
@@ -265,6 +278,9 @@ def _profiled(folder: str | None) -> Iterator[None]:
 
     with jax.profiler.trace(folder, create_perfetto_trace=True):
         yield
+    if not _trained():
+        print(f"nothing was left to run, so {folder}/ holds an empty trace; give another --output to run it again", file=sys.stderr)
+        return
     print(f"trace: {folder}/  (TensorBoard's profile plugin, or perfetto_trace.json.gz in Perfetto)", file=sys.stderr)
 
 
@@ -278,11 +294,17 @@ def _print_phases(plan: Any, output: str, imported: float) -> None:
     if result:
         phases = {"import": imported, **result["phases"]}
         where = ""
-        if "clray.devices" in sys.modules:  # something was trained
+        if _trained():
             from clray.devices import described, training_devices
 
-            where = f"devices: {described(training_devices())}; "
+            devices, precision = training_devices(), plan.trials[0].experiment.training.precision
+            on_cpu = precision != "float32" and devices[0].platform == "cpu"
+            where = f"devices: {described(devices)}{f' (which compute in float32, not {precision})' if on_cpu else ''}; "
         print(f"{where}seconds (phases overlap): " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items()))
+
+
+def _trained() -> bool:
+    return "clray.devices" in sys.modules
 
 
 def _top_level(file: str) -> dict[str, Any]:

@@ -337,7 +337,7 @@ class Training(Table):
     @model_validator(mode="after")
     def _one_length(self) -> Training:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of epochs and steps")
+            raise ValueError("give exactly one of epochs and steps; null takes one away, as in --set training.epochs=null")
         return self
 
 

@@ -55,5 +55,13 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     by_lower = {name.lower(): name for name in reversed(names)}
     near = difflib.get_close_matches(given[:LONGEST_NAME].lower(), by_lower, n=1, cutoff=0.6)
-    guess = f"did you mean {by_lower[near[0]]!r}? " if near else ""
+    guesses = [by_lower[name] for name in near] or [name for name in names if _abbreviates(given.lower(), name.lower())][:1]
+    guess = f"did you mean {guesses[0]!r}? " if guesses else ""
     return f"{guess}valid: {', '.join(names) if names else '(none)'}"
+
+
+def _abbreviates(given: str, name: str) -> bool:
+    """Whether the last part of a dotted name is what is given cut short, the other way round, or its words' initials: ``lr``."""
+    last = name.rpartition(".")[2]
+    longer, shorter = sorted((given, last), key=len, reverse=True)
+    return (len(shorter) > 2 and longer.startswith(shorter)) or ("_" in last and given == "".join(word[:1] for word in last.split("_")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -55,7 +56,7 @@ def model_function(
     compiled = jax.jit(jax.vmap(forward, in_axes=(0, None if transform is None else 0)))
 
     def function(images: HostArray) -> Answer:
-        pixels = np.asarray(images).reshape(len(images), *dataset.info.shape)
+        pixels = _as_images(np.asarray(images), dataset.info.shape)
         if transform is not None:
             pixels = pixels.astype(dataset.info.dtype)
             own_of = [jax.tree.map(lambda leaf, r=r: leaf[r, 0], transform) for r in range(len(transform.index))]
@@ -66,6 +67,13 @@ def model_function(
         return answer if repeat is None else (answer[0][0], answer[1][0])
 
     return function
+
+
+def _as_images(images: HostArray, shape: tuple[int, ...]) -> HostArray:
+    if images.ndim not in (2, 1 + len(shape)) or math.prod(images.shape[1:]) != math.prod(shape):
+        flat = math.prod(shape)
+        raise OutputError(f"images must be (n, {', '.join(map(str, shape))}) or (n, {flat}), got {images.shape}")
+    return images.reshape(len(images), *shape)
 
 
 def _own_outputs(experiment: Experiment, task: int | str, eval_task: int) -> Callable[[jax.Array], jax.Array]:

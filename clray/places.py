@@ -92,7 +92,11 @@ def _outside(places: Mapping[Path_, Place], path: Path_) -> dict[Path_, Place]:
 def join_place(place: str, text: str) -> str:
     """``place: text``; what came from --set or an axis names its key already."""
     key, colon, rest = text.partition(": ")
-    return f"{place}: {rest}" if colon and place.endswith((f" {key}", f".{key}")) else f"{place}: {text}"
+    whole, dot, index = key.rpartition(".")
+    item = ""
+    if dot and index.isdigit() and not place.endswith((f" {key}", f".{key}")):
+        key, item = whole, f"item {index}: "
+    return f"{place}: {item}{rest}" if colon and place.endswith((f" {key}", f".{key}")) else f"{place}: {text}"
 
 
 def _split(dotted: str, origin: str) -> Path_:

@@ -161,11 +161,12 @@ class TrialResults:
         return np.stack([self._shaped(table["accuracy"], shape, names.END).T for table in tables])
 
     def representations(self, task: int | str) -> np.ndarray:
-        """float32 (L, R, E, S, H) of one task, or of ``initial`` or ``joint`` (L = 1)."""
+        """float32 (L, R, E, S, H) of one task, or of ``initial`` or ``joint`` (L = 1). Task -1 is the last committed one."""
         return self._array(task, names.REPRESENTATIONS)
 
     def weights(self, task: int | str) -> dict[str, np.ndarray]:
-        """float32 (L, R, *shape) of one task by dotted parameter path, or of ``initial`` or ``joint`` (L = 1)."""
+        """float32 (L, R, *shape) of one task by dotted parameter path, or of ``initial`` or ``joint`` (L = 1). Task -1 is the
+        last committed one."""
         commit = self._commit(self._folder(task))
         found = {parameter: name for name in commit.files if (parameter := names.parameter_of(name))}
         if not found:
@@ -178,7 +179,7 @@ class TrialResults:
         """The network with the weights of one log point of a task, by default the last one.
 
         Args:
-            task: number of the task, or ``initial`` or ``joint``.
+            task: number of the task (-1: the last committed one), or ``initial`` or ``joint``.
             repeat: position of one repeat; None for all R.
             log: log point.
             eval_task: the task whose head answers (scenario task) and whose transform the images get (policies permuted and
@@ -190,10 +191,16 @@ class TrialResults:
             logits are (R, n, O), and with active classes seen those of classes not seen yet are minus infinity.
 
         Raises:
-            OutputError: ``eval_task`` is needed, or is not a task.
+            OutputError: ``eval_task`` is needed, or is not a task; or there is no such repeat or log point. The function raises it
+                for images of another shape.
         """
         from clray.inference import model_function
 
+        task = task if isinstance(task, str) else self._number(task)
+        n_logs, n_repeats = next(iter(self.weights(task).values())).shape[:2]
+        for name, given, n in (("repeat", repeat, n_repeats), ("log", log, n_logs)):
+            if given is not None and not -n <= given < n:
+                raise OutputError(f"{self.trial_id}: there is no {name} {given}; {name} is 0 to {n - 1}, or -{n} to -1 from the end")
         weights = {name: np.asarray(array[log]) for name, array in self.weights(task).items()}
         asked = self._asked_task(task, eval_task)
         return model_function(self.experiment, weights, repeat, task, asked)
@@ -212,6 +219,7 @@ class TrialResults:
         """One task with named dimensions: log (coordinate step), repeat, eval_task, sample, unit, and those of parameters."""
         import xarray as xr
 
+        task = self._number(task)
         experiment = self.experiment
         metrics = self._table(names.task_folder(task), names.METRICS)
         axes = {
@@ -263,7 +271,16 @@ class TrialResults:
         return pa.concat_tables(tables).to_pandas()
 
     def _folder(self, task: int | str) -> str:
-        return task if isinstance(task, str) else names.task_folder(task)
+        return task if isinstance(task, str) else names.task_folder(self._number(task))
+
+    def _number(self, task: int) -> int:
+        """Of a task; negative numbers count from the last committed one."""
+        if task >= 0:
+            return task
+        tasks = self._committed_tasks()
+        if task < -len(tasks):
+            raise OutputError(f"{self.trial_id}: there is no task {task}; {len(tasks)} are committed")
+        return tasks[task]
 
     def _commit(self, folder: str) -> Commit:
         commit = read_commit(self.storage, self._trial, folder) if names.is_folder_name(folder) else None

@@ -161,7 +161,7 @@ def test_a_file_whose_name_is_no_name_asks_for_one(refused: Refused, folder: Pat
         ("model.hidden=[8", "--set model.hidden=[8:1:3: expected ',' or ']', but got '<stream end>'"),
         ("n_repeats.x=3", "--set n_repeats.x: 'n_repeats.x' goes through 2, which is not a table"),
         ("seed.x=3", '--set seed.x: seed: must be a whole number, got {"x": 3}'),
-        ("optimizer.lr=3", "--set optimizer.lr: unknown key; valid: learning_rate, momentum"),
+        ("optimizer.lr=3", "--set optimizer.lr: unknown key; did you mean 'learning_rate'? valid: learning_rate, momentum"),
         ("model={name: mlp, hiden: [3]}", "--set model: model.hiden: unknown key; did you mean 'hidden'?"),
         ("model.name=mpl", "--set model.name: unknown model 'mpl'; did you mean 'mlp'? valid: cnn, mlp; or package.module:attribute"),
         ("training.batch_size=1000", "--set training.batch_size: 1000 is larger than the 40 training samples of a task; use at most that"),
@@ -242,8 +242,8 @@ def test_files_of_a_named_set_that_are_truncated(refused: Refused, folder: Path)
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("good.yaml", "--output: cannot write to HERE/good.yaml/NAME: [Errno 20] Not a directory"),
-        ("good.yaml/below", "--output: cannot write to HERE/good.yaml/below/NAME: [Errno 20] Not a directory"),
+        ("good.yaml", "--output: cannot write to HERE/good.yaml/NAME: HERE/good.yaml is a file, not a folder; choose another"),
+        ("good.yaml/below", "--output: cannot write to HERE/good.yaml/below/NAME: HERE/good.yaml is a file, not a folder"),
         ("/proc/clray", "--output: cannot write to /proc/clray/NAME: [Errno 2] No such file or directory"),
         ("x" * 300, "[Errno 36] File name too long"),
         ("foo://bucket/x", "--output: no file system is known for foo://: valid: file, gs, memory, s3, or a plain path"),
@@ -266,6 +266,13 @@ def test_options_that_contradict_each_other(refused: Refused) -> None:
     assert refused("data", "prepare", "mnits").startswith("data set: name: unknown dataset 'mnits'; did you mean 'mnist'?")
     assert refused("data", "prepare", "digits", "--set", "resize=-3") == "--set resize: must be greater than or equal to 1, got -3"
     assert refused("status", "nowhere").endswith("nowhere: no sweep here. Give the folder of one sweep, such as results/quickstart")
+    for command in ("status", "table", "report"):
+        assert refused(command, "sweep.yaml").endswith("is a file, not a folder; give the folder of one sweep, such as results/quickstart")
+
+
+def test_commands_that_are_none(refused: Refused) -> None:
+    assert refused("swep", "sweep.yaml").startswith("no command 'swep'; did you mean 'sweep'? valid: data, list, ")
+    assert refused("data", "get") == "no command 'get'; valid: prepare"
 
 
 def test_nothing_heavy_is_imported_to_say_that_the_input_is_wrong(folder: Path) -> None:

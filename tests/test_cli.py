@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 import clray
 from clray import plugins
 from clray.cli import main
+from clray.devices import training_devices
 from clray.errors import ConfigError, LeaseLostError
 from clray.store.filesystem import Storage
 from clray.store.lease import Lease
@@ -151,6 +152,26 @@ def test_a_run_leaves_results_and_says_where(clray_says: Any, tmp_path: Path) ->
     code, out, _ = clray_says("status", f"{output}/one")
     assert code == 0
     assert out.splitlines()[-1] == "2 done; no driver"
+
+
+def test_a_precision_that_cpus_do_not_have_is_told(clray_says: Any, tmp_path: Path) -> None:
+    if training_devices()[0].platform != "cpu":
+        pytest.skip("GPUs have it")
+    path = write(tmp_path / "one.yaml", experiment())
+    code, out, err = clray_says("run", str(path), "-o", str(tmp_path), "--set", "training.precision=tf32")
+    assert code == 0, err
+    assert "cpu (which compute in float32, not tf32); seconds" in out
+
+
+def test_a_trace_of_nothing_is_not_called_one(tmp_path: Path) -> None:
+    write(tmp_path / "one.yaml", experiment())
+    arguments = [CLRAY, "run", "one.yaml", "--profile", "trace"]
+    said = [subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=100) for _ in range(2)]
+    assert [each.returncode for each in said] == [0, 0], said
+    assert "trace: trace/  (TensorBoard" in said[0].stderr
+    assert list(tmp_path.glob("trace/**/perfetto_trace.json.gz"))
+    assert "trace: " not in said[1].stderr
+    assert "nothing was left to run, so trace/ holds an empty trace" in said[1].stderr
 
 
 def test_a_trial_that_the_disk_cannot_hold_is_refused_before_it_writes(

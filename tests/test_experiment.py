@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 import clray
 from clray.core.program import products_in
+from clray.errors import UserError
 from clray.results import SweepResults
 from tests.core.tiny import table, tiny
 
@@ -211,3 +212,22 @@ def test_a_trained_model_computes_in_the_precision_of_its_experiment(
     trial = results.trial(folder.name)
     trial.model(2)(np.zeros((1, D), np.float32))
     assert asked == ["float32"]
+
+
+def test_numbers_that_count_from_the_end_and_those_that_are_not_there(results: SweepResults, folder: Path) -> None:
+    trial = results.trial(folder.name)
+    assert all(np.array_equal(array, trial.weights(2)[name]) for name, array in trial.weights(-1).items())
+    np.testing.assert_array_equal(trial.representations(-3), trial.representations(0))
+    images = np.ones((5, D), np.float32)
+    logits, hidden = trial.model(-1, repeat=-1)(images)
+    assert np.array_equal(logits, trial.model(2)(images)[0][-1])
+    assert (logits.shape, hidden.shape) == ((5, C), (5, H))
+    for wrong, message in (
+        (lambda: trial.weights(-4), "there is no task -4; 3 are committed"),
+        (lambda: trial.weights(3), "task_003 is not committed"),
+        (lambda: trial.model(2, repeat=9), "there is no repeat 9; repeat is 0 to"),
+        (lambda: trial.model(2, log=-9), "there is no log -9; log is 0 to 2, or -3 to -1 from the end"),
+        (lambda: trial.model(2)(np.ones((5, D + 1))), r"images must be \(n, 8, 8, 1\) or \(n, 64\), got \(5, 65\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            wrong()

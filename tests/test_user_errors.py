@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clray.errors import UserError
+from clray.errors import UserError, did_you_mean
 from clray.trials.plan import parse_settings, plan_run, plan_sweep
 from tests.core.tiny import tiny
 
@@ -72,9 +72,10 @@ def sweep(tmp_path: Path) -> Path:
         ("logging.n_subsamples=72", ["logging.n_subsamples", "72", "70"]),
         ("logging.eval_tasks=[5]", ["eval_tasks", "5", "4"]),
         ("name=../../etc", ["name", "../../etc"]),
-        ("training.steps=5", ["exactly one of epochs and steps"]),
+        ("training.steps=5", ["exactly one of epochs and steps", "--set training.epochs=null"]),
         ("dataset.train_per_class=1000", ["dataset.train_per_class", "1000", "139"]),
         ("strategy=[]", ["strategy"]),
+        ("model.hidden=[8, x]", ["--set model.hidden: item 1: must be a whole number, got 'x'"]),
         ("model.hidden.0.x=1", ["model.hidden.0.x", "not a table"]),
         ("optimizer=", ["optimizer", "table"]),
         ("dataset.name=nowhere_module:Thing", ["nowhere_module"]),
@@ -209,3 +210,20 @@ def test_one_experiment_can_be_taken_out_of_a_sweep_file(sweep: Path) -> None:
     plan: Any = plan_run(sweep, {"optimizer.learning_rate": 0.03})
     assert plan.name == "tries"
     assert plan.trials[0].experiment.optimizer.learning_rate == 0.03
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("learning_rat", "learning_rate"),
+        ("lr", "learning_rate"),
+        ("rate", ""),
+        ("accuracy", "acc"),
+        ("forget", "forgetting"),
+        ("l", None),
+    ],
+)
+def test_the_valid_name_that_may_be_meant_is_named(given: str, near: str) -> None:
+    said = did_you_mean(given, ["optimizer.learning_rate", "learning_rate", "acc", "forgetting"])
+    assert said == (f"did you mean {near!r}? " if near else "") + "valid: acc, forgetting, learning_rate, optimizer.learning_rate"
+    assert did_you_mean("lr", ["optimizer.learning_rate"]).startswith("did you mean 'optimizer.learning_rate'?")

@@ -16,7 +16,6 @@ from clray.store.layout import SweepLayout
 from clray.trials.status import FINISHED, read_json
 
 MOST_FACTORS = 8
-MOST_AXES = 6
 MOST_CELLS = 60_000
 MOST_SETTINGS = 6
 """Settings with a visible column in the trials table, those that most trials have: metrics should stay on the screen."""
@@ -37,7 +36,7 @@ def sweep_section(sweep: SweepFiles, files: ReportFiles, name: str, shown: Colle
 
 def n_figures(sweep: SweepFiles) -> int:
     """How many figures the section makes."""
-    factors = _factors(sweep)
+    factors = sweep.factors[:MOST_FACTORS]
     return len(factors) + (len(factors) == 2) + bool(factors)
 
 
@@ -46,12 +45,6 @@ def _summary(sweep: SweepFiles) -> str:
     listed = ", ".join(f"{n} {status}" for status, n in counts.most_common())
     going = " It is still running: this page shows what was committed when it was made." if sweep.alive else ""
     return text(f"{count(len(sweep.trials), 'trial')}: {listed or 'none yet'}.{going}")
-
-
-def _factors(sweep: SweepFiles) -> list[str]:
-    """Settings worth a figure: those that differ between finished trials."""
-    trials = sweep.finished
-    return [key for key in sweep.varied if trials[f"param.{key}"].dropna().nunique() > 1][:MOST_FACTORS]
 
 
 def _ranked_by(sweep: SweepFiles, name: str) -> list[str]:
@@ -74,13 +67,12 @@ def _varied(sweep: SweepFiles, files: ReportFiles) -> str:
 
 
 def _factor_figures(sweep: SweepFiles, files: ReportFiles, name: str) -> str:
-    factors, names = _factors(sweep), _ranked_by(sweep, name)
+    factors, names = sweep.factors[:MOST_FACTORS], _ranked_by(sweep, name)
     if not factors or not names:
         return ""
     made = []
     if len(factors) == 2:
-        # The setting with more values along the axis, a line for each value of the other.
-        keys = sorted(factors, key=lambda key: (-sweep.finished[f"param.{key}"].nunique(), sweep.finished[f"param.{key}"].dtype == object))
+        keys = figures.along_first(sweep, factors)
         caption = f"{metric(name).title} for both settings. Mean and standard error over repeats."
         frame = figures.compare_table(sweep, keys, [name])
         made.append(files.figure("compare", lambda: figures.compare_figure(sweep, keys, name), text(caption), frame))
@@ -90,7 +82,7 @@ def _factor_figures(sweep: SweepFiles, files: ReportFiles, name: str) -> str:
         made.append(files.figure(f"over-{key}", lambda key=key: figures.factor_figure(sweep, key, names), text(caption), frame))  # type: ignore[misc]
     caption = f"A line is a trial, bright for good {metric(name).title}."
     made.append(
-        files.figure("parallel", lambda: figures.parallel_figure(sweep.finished, factors[:MOST_AXES], names), text(caption)),
+        files.figure("parallel", lambda: figures.parallel_figure(sweep.finished, factors[: figures.MOST_AXES], names), text(caption)),
     )
     return element("h3", "What each setting does") + element("div", "".join(made), class_="figures")
 

@@ -14,8 +14,8 @@ from clray.report.figures import drift as drift_figures
 from clray.report.figures import study as study_figures
 from clray.report.figures import sweep as sweep_figures
 from clray.report.figures import trial as trial_figures
-from clray.report.figures.style import figure_bytes, styled
-from clray.report.labels import find_metric
+from clray.report.figures.style import figure_bytes, note, styled
+from clray.report.labels import count, find_metric
 from clray.report.measure_store import MeasureStore
 from clray.report.measures import measure
 from clray.report.study_files import read_study
@@ -38,6 +38,14 @@ KINDS = {
     "similarity": "of a study: gradients on memory sets against gradients on everything",
     "downstream": "of a study: what networks trained with the memory sets reach",
 }
+OVER_REPEATS = "mean and standard error over {}"
+NOTES = {
+    "matrix": "mean over {}",
+    "baselines": OVER_REPEATS + "{}",
+    "compare": "mean and standard error over repeats, of all trials with that value",
+    "parallel": "mean over repeats",
+}
+"""What a figure that stands alone says of its numbers, where it is not ``OVER_REPEATS``."""
 OF_SWEEP = ("compare", "parallel")
 OF_STUDY = ("similarity", "downstream")
 INNER = ("drift", "since", "weights", "plasticity")
@@ -51,7 +59,7 @@ def plot(folder: str, kind: str, trial_id: str | None, metric_name: str, by: Seq
         kind: of ``KINDS``.
         trial_id: beginning of an id; by default the trial that is best by ``metric_name``.
         metric_name: of a study, which similarity is shown; by default the first one of its file.
-        by: settings of ``compare``, at most two; by default the first two that were varied.
+        by: settings of ``compare``, at most two; by default the two that most trials have.
         output: a file ending in .png, .svg or .pdf; default ``<sweep>-<kind>.png`` here.
 
     Returns:
@@ -68,7 +76,11 @@ def plot(folder: str, kind: str, trial_id: str | None, metric_name: str, by: Seq
     if form not in FORMATS:
         raise UserError(f"{path}: a figure is written as one of {', '.join('.' + form for form in FORMATS)}")
     with styled():
-        figure = _sweep_figure(sweep, kind, metric_name, by) if kind in OF_SWEEP else _trial_figure(sweep, kind, trial_id, metric_name)
+        if kind in OF_SWEEP:
+            figure, said = _sweep_figure(sweep, kind, metric_name, by)
+        else:
+            figure, said = _trial_figure(sweep, kind, trial_id, metric_name)
+        note(figure, f"{sweep.name}: {said}")
     data = figure_bytes(figure, form)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,22 +90,33 @@ def plot(folder: str, kind: str, trial_id: str | None, metric_name: str, by: Seq
     return str(path)
 
 
-def _sweep_figure(sweep: SweepFiles, kind: str, metric_name: str, by: Sequence[str]) -> Figure:
+def _sweep_figure(sweep: SweepFiles, kind: str, metric_name: str, by: Sequence[str]) -> tuple[Figure, str]:
     sweep = with_metrics(sweep, MeasureStore(sweep.storage))
     if not len(sweep.finished):
         raise UserError(f"{sweep.storage.display}: no trial is done yet; see clray status")
     name = find_metric(metric_name, sweep.metrics)
-    sweep, keys = with_settings(sweep, by or sweep.varied[: 2 if kind == "compare" else None])
+    sweep, keys = with_settings(sweep, by or _chosen(sweep, kind))
     if not keys:
         raise UserError(f"{sweep.storage.display}: nothing was varied; give a setting with --by")
     if kind == "compare":
         if len(keys) > 2:
             raise UserError(f"compare shows one or two settings, got {len(keys)}: {', '.join(keys)}")
-        return sweep_figures.compare_figure(sweep, keys, name)
-    return sweep_figures.parallel_figure(sweep.finished, keys, [name])
+        return sweep_figures.compare_figure(sweep, keys, name), NOTES[kind]
+    left_out = [key for key in sweep.factors if key not in keys]
+    more = f"; also varied: {', '.join(left_out)} (--by)" if left_out else ""
+    return sweep_figures.parallel_figure(sweep.finished, keys, [name]), NOTES[kind] + more
 
 
-def _trial_figure(sweep: SweepFiles, kind: str, trial_id: str | None, metric_name: str) -> Figure:
+def _chosen(sweep: SweepFiles, kind: str) -> list[str]:
+    """Settings to show where none are asked for: those that most trials have, and of ``compare`` a second one only if all of them do."""
+    factors = sweep.factors or sweep.varied
+    if kind == "parallel":
+        return factors[: sweep_figures.MOST_AXES]
+    finished = sweep.finished
+    return sweep_figures.along_first(sweep, [key for key in factors[:2] if key == factors[0] or finished[f"param.{key}"].notna().all()])
+
+
+def _trial_figure(sweep: SweepFiles, kind: str, trial_id: str | None, metric_name: str) -> tuple[Figure, str]:
     ranked_by = "acc" if kind in OF_STUDY else metric_name
     if trial_id is None:
         chosen = choose(sweep, find_metric(ranked_by, sweep.metrics) if sweep.metrics else ranked_by, 1)
@@ -102,11 +125,20 @@ def _trial_figure(sweep: SweepFiles, kind: str, trial_id: str | None, metric_nam
         trial_id = chosen[0][0]
     trial = sweep.trial(trial_id)
     if kind in OF_STUDY:
-        return _study_figure(trial, kind, metric_name)
+        return _study_figure(trial, kind, metric_name), f"trial {trial.trial_id}"
     curves = trial.curves()
     if curves is None:
         reason = trial.problems[0] if trial.problems else "no task is committed"
         raise UserError(f"{trial.trial_id}: nothing to plot: {reason}")
+    n_kept = int(np.count_nonzero(curves.kept))
+    repeats = count(n_kept, "repeat") + (f" ({len(curves.kept) - n_kept} diverged)" if n_kept < len(curves.kept) else "")
+    none = [name for name, found in (("expert", curves.expert_end), ("joint", curves.joint)) if found is None]
+    missing = f"; not trained: {', '.join(none)} (baselines: [expert, joint])" if none else ""
+    said = NOTES.get(kind, OVER_REPEATS).format(repeats, missing)
+    return _figure_of_trial(sweep, trial, curves, kind), f"trial {trial.trial_id}; {said}"
+
+
+def _figure_of_trial(sweep: SweepFiles, trial: TrialFiles, curves: TrialCurves, kind: str) -> Figure:
     if kind in INNER:
         return _inner_figure(sweep, trial, curves, kind)
     chance = trial.chance

@@ -63,6 +63,13 @@ class SweepFiles:
         return [key for key in keys if self.trials[f"param.{key}"].astype(object).nunique(dropna=False) > 1]
 
     @property
+    def factors(self) -> list[str]:
+        """Keys with more than one value among finished trials; those that most of these have come first."""
+        finished = self.finished
+        keys = [key for key in self.varied if finished[f"param.{key}"].dropna().nunique() > 1]
+        return sorted(keys, key=lambda key: -int(finished[f"param.{key}"].notna().sum()))
+
+    @property
     def metrics(self) -> list[str]:
         """Metrics that at least one trial has."""
         names = [column.removesuffix("_mean") for column in self.trials.columns if column.endswith("_mean")]

@@ -86,8 +86,18 @@ def output_error(error: BaseException, action: str, where: str | os.PathLike[str
         return OutputError(
             f"cannot {action} {where}: not allowed ({reason}). Check permissions and credentials, or choose another --output"
         )
+    if number == errno.ENOTDIR:
+        instead = "choose another --output" if action == "write to" else "give the folder of one sweep, such as results/quickstart"
+        return OutputError(f"cannot {action} {where}: {_file_in(os.fspath(where))} is a file, not a folder; {instead}")
     reason = hide_credentials(str(error)) or type(error).__name__
     return OutputError(f"cannot {action} {where}: {reason}. Once that works again, the same command resumes from the last commit")
+
+
+def _file_in(path: str) -> str:
+    """The part of a path that is there and no folder."""
+    while path != os.path.dirname(path) and not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def _free_bytes(path: str) -> int | str:

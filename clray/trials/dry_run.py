@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -47,7 +49,7 @@ def print_dry_run(plan: Plan, output: str) -> None:
     known = [need for need in needs if need]
     if known:
         console.print(
-            f"disk {show_bytes(sum(need.disk for need in known))} in all; of one trial at most: host "
+            f"disk {show_bytes(sum(need.disk for need in known))} in all{_free(storage)}; of one trial at most: host "
             f"{show_bytes(max(need.host for need in known))} beside JAX itself, device {show_bytes(max(need.device for need in known))}",
             highlight=False,
         )
@@ -57,6 +59,15 @@ def print_dry_run(plan: Plan, output: str) -> None:
             "? : not known: the data set is not prepared yet (clray data prepare), or the model or strategy fails while it is built",
             highlight=False,
         )
+
+
+def _free(storage: Storage) -> str:
+    if not storage.is_local:
+        return ""
+    folder = storage.root
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return f" ({show_bytes(shutil.disk_usage(folder).free)} are free)"
 
 
 def _needs(plan: Plan) -> tuple[int, list[Estimate | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -63,3 +64,27 @@ def test_trials_with_nothing_to_plot_say_why(tmp_path: Path) -> None:
     plan = write_sweep(str(tmp_path), {**DOCUMENT, "grid": {"optimizer.learning_rate": [0.01]}}, ("failed",))
     with pytest.raises(UserError, match=f"{plan.trials[0].trial_id}: nothing to plot: no task is committed"):
         plot(str(tmp_path), "accuracy", None, "acc", (), str(tmp_path / "x.png"))
+
+
+def words(folder: Path, kind: str, by: tuple[str, ...] = ()) -> str:
+    """All text of a figure, in one line."""
+    place = plot(str(folder), kind, None, "acc", by, str(folder / "words.svg"))
+    return " ".join(" ".join(ElementTree.parse(place).getroot().itertext()).split())
+
+
+def test_a_figure_names_what_it_shows_and_says_what_its_bars_are(sweep_folder: Path) -> None:
+    best = open_sweep(str(sweep_folder)).finished.sort_values("acc_mean")["trial_id"].iloc[-1]
+    assert f"fake: trial {best}; mean and standard error over" in words(sweep_folder, "accuracy")
+    assert f"fake: trial {best}; mean over" in words(sweep_folder, "matrix")
+    assert f"fake: trial {best}" in words(sweep_folder, "since"), "which has a label below all panels already"
+    assert "fake: mean and standard error over repeats, of all trials with that value" in words(sweep_folder, "compare", ("seed",))
+
+
+def test_settings_that_most_trials_have_are_compared_first(tmp_path: Path) -> None:
+    cases = [{"strategy.name": "finetune"}, *({"strategy.name": name, "strategy.importance": x} for name, x in (("l2", 1.0), ("ewc", 2.0)))]
+    write_sweep(str(tmp_path), {"name": "fake", "experiment": DOCUMENT["experiment"], "cases": cases}, ("done",) * 3)
+    sweep = open_sweep(str(tmp_path))
+    assert sweep.factors == ["strategy.name", "strategy.importance"]
+    assert "strategy.name" in words(tmp_path, "compare")
+    assert "importance" not in words(tmp_path, "compare")
+    assert "importance" in words(tmp_path, "parallel")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 COLUMN_INCHES = 3.4
 PAGE_INCHES = 7.0
 DOTS_PER_INCH = 200
+NOTE_CHARACTERS_PER_INCH = 19
+NOTE_LINE_INCHES = 0.115
 
 PAPER = "#fefefe"
 INK = "#1b1f24"
@@ -107,6 +110,17 @@ def panels(height: float, rows: int = 1, columns: int = 1, width: float = COLUMN
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def note(figure: Figure, text: str) -> None:
+    """A line or more below everything, for figures that stand alone; the figure grows by as much."""
+    lines = textwrap.wrap(text, int(figure.get_figwidth() * NOTE_CHARACTERS_PER_INCH))
+    figure.set_figheight(figure.get_figheight() + 0.04 + NOTE_LINE_INCHES * len(lines))
+    room = figure.get_supxlabel()
+    if room:  # the one place below the panels that constrained layout keeps free
+        figure.supxlabel(room + "\n" + "\n".join(lines), fontsize=7)
+        return
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color=MUTED)
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:

@@ -21,6 +21,8 @@ MOST_TICKS = 8
 MOST_LINES = 6
 """Values of a second setting that get a line each."""
 MOST_PHASES = 8
+MOST_AXES = 6
+"""Settings of ``parallel_figure`` that are chosen without being asked for."""
 
 
 def ordered_values(column: pd.Series) -> list[Any]:
@@ -136,6 +138,12 @@ def factor_figure(sweep: SweepFiles, key: str, names: Sequence[str]) -> Figure:
         panel.grid(axis="y")
     factor_axis(axes[-1, 0], key, values)
     return figure
+
+
+def along_first(sweep: SweepFiles, keys: Sequence[str]) -> list[str]:
+    """Keys for ``compare_figure``: the setting with more values goes along the axis, and each value of the other gets a line."""
+    finished = sweep.finished
+    return sorted(keys, key=lambda key: (-finished[f"param.{key}"].nunique(), finished[f"param.{key}"].dtype == object))
 
 
 def compare_table(sweep: SweepFiles, keys: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
