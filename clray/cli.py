@@ -27,7 +27,7 @@ class Commands(typer.core.TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """See ``click.Group``."""
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise UserError(f"no command {args[0]!r}; {did_you_mean(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 

@@ -55,13 +55,21 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     by_lower = {name.lower(): name for name in reversed(names)}
     near = difflib.get_close_matches(given[:LONGEST_NAME].lower(), by_lower, n=1, cutoff=0.6)
-    guesses = [by_lower[name] for name in near] or [name for name in names if _abbreviates(given.lower(), name.lower())][:1]
+    guesses = [*_by_initials(given.lower(), names), *(by_lower[name] for name in near), *_cut_short(given.lower(), names)]
     guess = f"did you mean {guesses[0]!r}? " if guesses else ""
     return f"{guess}valid: {', '.join(names) if names else '(none)'}"
 
 
-def _abbreviates(given: str, name: str) -> bool:
-    """Whether the last part of a dotted name is what is given cut short, the other way round, or its words' initials: ``lr``."""
-    last = name.rpartition(".")[2]
-    longer, shorter = sorted((given, last), key=len, reverse=True)
-    return (len(shorter) > 2 and longer.startswith(shorter)) or ("_" in last and given == "".join(word[:1] for word in last.split("_")))
+def _by_initials(given: str, names: Iterable[str]) -> list[str]:
+    """Names whose last dotted part is of words with these initials, as ``lr`` is of ``learning_rate``; of the same table first."""
+    table, _, own = given.rpartition(".")
+    parts = [(name, *name.lower().rpartition(".")[::2]) for name in names]
+    found = [(name, outer) for name, outer, last in parts if "_" in last and own == "".join(word[:1] for word in last.split("_"))]
+    return [name for name, outer in sorted(found, key=lambda each: each[1] != table)]
+
+
+def _cut_short(given: str, names: Iterable[str]) -> list[str]:
+    """Names whose last dotted part begins with what is given, or is its beginning, as ``acc`` is of ``accuracy``."""
+    own = given.rpartition(".")[2]
+    lasts = [(name, name.lower().rpartition(".")[2]) for name in names]
+    return [name for name, last in lasts if min(len(last), len(own)) > 2 and (last.startswith(own) or own.startswith(last))]

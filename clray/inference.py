@@ -70,9 +70,10 @@ def model_function(
 
 
 def _as_images(images: HostArray, shape: tuple[int, ...]) -> HostArray:
-    if images.ndim not in (2, 1 + len(shape)) or math.prod(images.shape[1:]) != math.prod(shape):
-        flat = math.prod(shape)
-        raise OutputError(f"images must be (n, {', '.join(map(str, shape))}) or (n, {flat}), got {images.shape}")
+    """Images in the shape of the data set, from that shape, flat ones, or grey ones without a channel."""
+    flat = (math.prod(shape),)
+    if images.shape[1:] not in (shape, flat, *((shape[:-1],) if shape[-1] == 1 else ())):
+        raise OutputError(f"images must be (n, {', '.join(map(str, shape))}) or (n, {flat[0]}), got {images.shape}")
     return images.reshape(len(images), *shape)
 
 

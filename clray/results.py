@@ -197,11 +197,12 @@ class TrialResults:
         from clray.inference import model_function
 
         task = task if isinstance(task, str) else self._number(task)
-        n_logs, n_repeats = next(iter(self.weights(task).values())).shape[:2]
+        arrays = self.weights(task)
+        n_logs, n_repeats = next(iter(arrays.values())).shape[:2]
         for name, given, n in (("repeat", repeat, n_repeats), ("log", log, n_logs)):
             if given is not None and not -n <= given < n:
                 raise OutputError(f"{self.trial_id}: there is no {name} {given}; {name} is 0 to {n - 1}, or -{n} to -1 from the end")
-        weights = {name: np.asarray(array[log]) for name, array in self.weights(task).items()}
+        weights = {name: np.asarray(array[log]) for name, array in arrays.items()}
         asked = self._asked_task(task, eval_task)
         return model_function(self.experiment, weights, repeat, task, asked)
 

@@ -242,7 +242,7 @@ def test_files_of_a_named_set_that_are_truncated(refused: Refused, folder: Path)
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("good.yaml", "--output: cannot write to HERE/good.yaml/NAME: HERE/good.yaml is a file, not a folder; choose another"),
+        ("good.yaml", "--output: cannot write to HERE/good.yaml/NAME: HERE/good.yaml is a file, not a folder; move it away, or choose"),
         ("good.yaml/below", "--output: cannot write to HERE/good.yaml/below/NAME: HERE/good.yaml is a file, not a folder"),
         ("/proc/clray", "--output: cannot write to /proc/clray/NAME: [Errno 2] No such file or directory"),
         ("x" * 300, "[Errno 36] File name too long"),

@@ -129,6 +129,9 @@ def test_completion_comes_for_the_shell(tmp_path: Path) -> None:
     asked = {**os.environ, "_CLRAY_COMPLETE": "complete_bash", "COMP_WORDS": "clray s", "COMP_CWORD": "1"}
     completed = subprocess.run([CLRAY], capture_output=True, text=True, timeout=60, env=asked)
     assert completed.stdout.split() == ["sweep", "status", "schema"]
+    mistyped = asked | {"COMP_WORDS": "clray swep x", "COMP_CWORD": "2"}
+    silent = subprocess.run([CLRAY], capture_output=True, text=True, timeout=60, env=mistyped)
+    assert (silent.returncode, silent.stdout.strip(), silent.stderr) == (0, "", "")
 
 
 def test_a_run_leaves_results_and_says_where(clray_says: Any, tmp_path: Path) -> None:

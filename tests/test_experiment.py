@@ -222,7 +222,11 @@ def test_numbers_that_count_from_the_end_and_those_that_are_not_there(results: S
     logits, hidden = trial.model(-1, repeat=-1)(images)
     assert np.array_equal(logits, trial.model(2)(images)[0][-1])
     assert (logits.shape, hidden.shape) == ((5, C), (5, H))
+    shaped = trial.model(2)(images.reshape(5, 8, 8))[0]
+    assert np.array_equal(shaped, trial.model(2)(images)[0])
     for wrong, message in (
+        (lambda: trial.model(2)(images.reshape(5, 4, 16, 1)), "images must be"),
+        (lambda: trial.model(2)(images.reshape(5, 1, 8, 8)), "images must be"),
         (lambda: trial.weights(-4), "there is no task -4; 3 are committed"),
         (lambda: trial.weights(3), "task_003 is not committed"),
         (lambda: trial.model(2, repeat=9), "there is no repeat 9; repeat is 0 to"),

@@ -226,4 +226,7 @@ def test_one_experiment_can_be_taken_out_of_a_sweep_file(sweep: Path) -> None:
 def test_the_valid_name_that_may_be_meant_is_named(given: str, near: str) -> None:
     said = did_you_mean(given, ["optimizer.learning_rate", "learning_rate", "acc", "forgetting"])
     assert said == (f"did you mean {near!r}? " if near else "") + "valid: acc, forgetting, learning_rate, optimizer.learning_rate"
-    assert did_you_mean("lr", ["optimizer.learning_rate"]).startswith("did you mean 'optimizer.learning_rate'?")
+    for wrong in ("lr", "optimizer.lr", "training.lr"):
+        said = did_you_mean(wrong, ["optimizer.name", "optimizer.learning_rate", "head.learning_rate"])
+        right = "head" if wrong == "lr" else "optimizer"
+        assert (f"did you mean '{right}.learning_rate'?" in said) == (wrong != "training.lr")

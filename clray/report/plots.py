@@ -46,6 +46,7 @@ NOTES = {
     "parallel": "mean over repeats",
 }
 """What a figure that stands alone says of its numbers, where it is not ``OVER_REPEATS``."""
+MOST_NAMED = 4
 OF_SWEEP = ("compare", "parallel")
 OF_STUDY = ("similarity", "downstream")
 INNER = ("drift", "since", "weights", "plasticity")
@@ -101,18 +102,19 @@ def _sweep_figure(sweep: SweepFiles, kind: str, metric_name: str, by: Sequence[s
     if kind == "compare":
         if len(keys) > 2:
             raise UserError(f"compare shows one or two settings, got {len(keys)}: {', '.join(keys)}")
-        return sweep_figures.compare_figure(sweep, keys, name), NOTES[kind]
-    left_out = [key for key in sweep.factors if key not in keys]
-    more = f"; also varied: {', '.join(left_out)} (--by)" if left_out else ""
-    return sweep_figures.parallel_figure(sweep.finished, keys, [name]), NOTES[kind] + more
+        figure = sweep_figures.compare_figure(sweep, keys, name)
+    else:
+        figure = sweep_figures.parallel_figure(sweep.finished, keys, [name])
+    left_out = [key for key in sweep.varied if key not in keys]
+    named = left_out if len(left_out) <= MOST_NAMED + 1 else [*left_out[:MOST_NAMED], f"{len(left_out) - MOST_NAMED} more settings"]
+    return figure, NOTES[kind] + (f"; also varied (--by): {', '.join(named)}" if left_out else "")
 
 
 def _chosen(sweep: SweepFiles, kind: str) -> list[str]:
     """Settings to show where none are asked for: those that most trials have, and of ``compare`` a second one only if all of them do."""
-    factors = sweep.factors or sweep.varied
     if kind == "parallel":
-        return factors[: sweep_figures.MOST_AXES]
-    finished = sweep.finished
+        return sweep.by_coverage[: sweep_figures.MOST_AXES]
+    factors, finished = sweep.factors or sweep.by_coverage, sweep.finished
     return sweep_figures.along_first(sweep, [key for key in factors[:2] if key == factors[0] or finished[f"param.{key}"].notna().all()])
 
 
@@ -130,11 +132,12 @@ def _trial_figure(sweep: SweepFiles, kind: str, trial_id: str | None, metric_nam
     if curves is None:
         reason = trial.problems[0] if trial.problems else "no task is committed"
         raise UserError(f"{trial.trial_id}: nothing to plot: {reason}")
-    n_kept = int(np.count_nonzero(curves.kept))
-    repeats = count(n_kept, "repeat") + (f" ({len(curves.kept) - n_kept} diverged)" if n_kept < len(curves.kept) else "")
+    n_diverged = int(curves.diverged.sum())
+    repeats = count(int(curves.kept.sum()), "repeat") + (f" ({n_diverged} diverged)" if n_diverged else "")
     none = [name for name, found in (("expert", curves.expert_end), ("joint", curves.joint)) if found is None]
-    missing = f"; not trained: {', '.join(none)} (baselines: [expert, joint])" if none else ""
-    said = NOTES.get(kind, OVER_REPEATS).format(repeats, missing)
+    missing = f"; baselines that were not asked for: {', '.join(none)}" if none else ""
+    of_means = kind in ("accuracy", "loss", "drift") and len(curves.eval_tasks) > trial_figures.MOST_ROWS
+    said = NOTES.get("matrix" if of_means else kind, OVER_REPEATS).format(repeats, missing)
     return _figure_of_trial(sweep, trial, curves, kind), f"trial {trial.trial_id}; {said}"
 
 

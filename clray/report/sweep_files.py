@@ -66,8 +66,13 @@ class SweepFiles:
     def factors(self) -> list[str]:
         """Keys with more than one value among finished trials; those that most of these have come first."""
         finished = self.finished
-        keys = [key for key in self.varied if finished[f"param.{key}"].dropna().nunique() > 1]
-        return sorted(keys, key=lambda key: -int(finished[f"param.{key}"].notna().sum()))
+        return [key for key in self.by_coverage if finished[f"param.{key}"].dropna().nunique() > 1]
+
+    @property
+    def by_coverage(self) -> list[str]:
+        """Keys that differ between trials and that some finished trial has; those that most of them have come first."""
+        n_given = {key: int(self.finished[f"param.{key}"].notna().sum()) for key in self.varied}
+        return sorted((key for key, n in n_given.items() if n), key=lambda key: -n_given[key])
 
     @property
     def metrics(self) -> list[str]:

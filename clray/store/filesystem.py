@@ -86,15 +86,18 @@ def output_error(error: BaseException, action: str, where: str | os.PathLike[str
         return OutputError(
             f"cannot {action} {where}: not allowed ({reason}). Check permissions and credentials, or choose another --output"
         )
-    if number == errno.ENOTDIR:
-        instead = "choose another --output" if action == "write to" else "give the folder of one sweep, such as results/quickstart"
-        return OutputError(f"cannot {action} {where}: {_file_in(os.fspath(where))} is a file, not a folder; {instead}")
+    there = os.fspath(where)
+    if number == errno.ENOTDIR and "://" not in there and os.path.isfile(file := existing_part(there)):
+        of_sweep = action == "read" and os.path.dirname(there) == file
+        instead = "give the folder of one sweep, such as results/quickstart" if of_sweep else "move it away, or choose another --output"
+        return OutputError(f"cannot {action} {where}: {file} is a file, not a folder; {instead}")
     reason = hide_credentials(str(error)) or type(error).__name__
     return OutputError(f"cannot {action} {where}: {reason}. Once that works again, the same command resumes from the last commit")
 
 
-def _file_in(path: str) -> str:
-    """The part of a path that is there and no folder."""
+def existing_part(path: str) -> str:
+    """The longest beginning of a local path that is there."""
+    path = os.path.abspath(path)
     while path != os.path.dirname(path) and not os.path.exists(path):
         path = os.path.dirname(path)
     return path
@@ -103,11 +106,8 @@ def _file_in(path: str) -> str:
 def _free_bytes(path: str) -> int | str:
     if "://" in path:
         return "an unknown number of"
-    folder = os.path.abspath(path)
-    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)
     try:
-        return shutil.disk_usage(folder).free
+        return shutil.disk_usage(existing_part(os.path.dirname(os.path.abspath(path)))).free
     except OSError:
         return "an unknown number of"
 

@@ -33,8 +33,16 @@ OnBytes: TypeAlias = Callable[[int], None]
 def read_plain_yaml(storage: Storage, path: str) -> dict[str, Any]:
     """A YAML 1.2 table as plain data; empty where it is missing or damaged."""
     try:
-        data = YAML(typ="safe", pure=True).load(io.StringIO(storage.read_bytes(path).decode()))
-    except (FileNotFoundError, UnicodeDecodeError, YAMLError, ValueError):
+        return plain_yaml(storage.read_bytes(path).decode())
+    except (FileNotFoundError, UnicodeDecodeError):
+        return {}
+
+
+def plain_yaml(text: str) -> dict[str, Any]:
+    """The same of a text."""
+    try:
+        data = YAML(typ="safe", pure=True).load(io.StringIO(text))
+    except (YAMLError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 from collections import Counter
@@ -15,7 +14,7 @@ from rich.table import Table
 from clray.config import Experiment
 from clray.display import count, show_age, show_bytes, show_value
 from clray.memory import Estimate, estimate_if_built
-from clray.store.filesystem import Storage
+from clray.store.filesystem import Storage, existing_part
 from clray.store.layout import SweepLayout
 from clray.trials.expand import Trial
 from clray.trials.pack import program_of
@@ -64,10 +63,7 @@ def print_dry_run(plan: Plan, output: str) -> None:
 def _free(storage: Storage) -> str:
     if not storage.is_local:
         return ""
-    folder = storage.root
-    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)
-    return f" ({show_bytes(shutil.disk_usage(folder).free)} are free)"
+    return f" ({show_bytes(shutil.disk_usage(existing_part(storage.root)).free)} are free)"
 
 
 def _needs(plan: Plan) -> tuple[int, list[Estimate | None]]:

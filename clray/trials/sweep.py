@@ -25,14 +25,14 @@ from clray.memory import estimate_if_built
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 from clray.store.lease import Lease
-from clray.store.reader import committed_folders, read_plain_yaml
+from clray.store.reader import committed_folders
 from clray.trials.attempt import JobTrial, Outcome, close_interrupted
 from clray.trials.expand import Trial
 from clray.trials.job import Job, OnEvent
 from clray.trials.pack import make_packs, program_of
 from clray.trials.plan import Plan
 from clray.trials.runner_local import Runner, host_memory_bytes
-from clray.trials.settings import told_apart
+from clray.trials.settings import settings_of_config, told_apart
 from clray.trials.status import FINISHED, TrialStatus, read_status
 from clray.trials.table import TrialsTable, params_of, row_of
 
@@ -108,7 +108,7 @@ def run_plan(
     _write_sweep_file(storage, layout, plan)
     table = TrialsTable(storage, layout)
     statuses |= {t.trial_id: _pending(storage, layout, t.trial_id, statuses[t.trial_id], retry_failed) for t in todo}
-    params = _shown(plan, table, storage, layout)
+    params = _shown(plan, table, storage, layout, todo)
     for trial_id, status in statuses.items():
         table.rows[trial_id] = row_of(trial_id, params[trial_id], status)
     table.write()
@@ -134,15 +134,17 @@ def run_plan(
     return SweepResult(storage.display, rows, len(finished), sorted(set(table.rows) - set(statuses)))
 
 
-def _shown(plan: Plan, table: TrialsTable, storage: Storage, layout: SweepLayout) -> dict[str, Mapping[str, Any]]:
+def _shown(plan: Plan, table: TrialsTable, storage: Storage, layout: SweepLayout, todo: Sequence[Trial]) -> Mapping[str, Mapping[str, Any]]:
     """The settings each trial of the plan is shown with: what the sweep varies, and what sets it apart from trials that other
     commands left in the folder. The rows of the latter are completed in the same way."""
     params = {trial.trial_id: trial.params for trial in plan.trials}
     kept = table.rows.keys() - params.keys()
     if not kept:
         return params
-    configs = {trial.trial_id: trial.experiment.plain() for trial in plan.trials}
-    configs |= {trial_id: read_plain_yaml(storage, layout.trial(trial_id).config) for trial_id in kept}
+    if not todo and params.keys() <= table.rows.keys():  # all rows were completed when the last of them was new
+        return {trial_id: {**params_of(table.rows[trial_id]), **own} for trial_id, own in params.items()}
+    configs = {trial.trial_id: travelling(trial.experiment) for trial in plan.trials}
+    configs |= {trial_id: settings_of_config(storage, layout.trial(trial_id).config) for trial_id in kept}
     told = told_apart(params | {trial_id: params_of(table.rows[trial_id]) for trial_id in kept}, configs)
     for trial_id in kept:
         table.rows[trial_id] |= {f"param.{key}": value for key, value in told[trial_id].items()}

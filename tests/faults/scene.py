@@ -146,7 +146,7 @@ class Scene:
         self.started.append(process)
         return process
 
-    def end(self, process: subprocess.Popen[str], seconds: float = 150) -> Ended:
+    def end(self, process: subprocess.Popen[str], seconds: float = 300) -> Ended:
         """Waits for a command."""
         begun = time.monotonic()
         try:

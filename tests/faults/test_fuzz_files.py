@@ -14,7 +14,7 @@ import clray.cli
 from tests.faults.in_process import command, time_limit
 from tests.faults.malformed import EXPERIMENTS, SWEEPS, files
 
-LIMIT_SECONDS = 10
+LIMIT_SECONDS = 30
 EXAMPLES = 1000
 QUICK = 100
 

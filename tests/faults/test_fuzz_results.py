@@ -21,7 +21,7 @@ from clray.trials.entry import run_sweep
 from tests.faults.in_process import command, time_limit
 from tests.trials.sweeps import sweep
 
-LIMIT_SECONDS = 20
+LIMIT_SECONDS = 60
 EXAMPLES = 200
 QUICK = 12
 STATUSES = {"done", "diverged", "running", "failed", "interrupted", "pending"}

@@ -86,5 +86,19 @@ def test_settings_that_most_trials_have_are_compared_first(tmp_path: Path) -> No
     sweep = open_sweep(str(tmp_path))
     assert sweep.factors == ["strategy.name", "strategy.importance"]
     assert "strategy.name" in words(tmp_path, "compare")
-    assert "importance" not in words(tmp_path, "compare")
+    assert words(tmp_path, "compare").endswith("of all trials with that value; also varied (--by): strategy.importance")
     assert "importance" in words(tmp_path, "parallel")
+
+
+def test_a_setting_that_is_null_in_some_trials_is_shown_or_named(tmp_path: Path) -> None:
+    grid = {"optimizer.learning_rate": [0.1, 0.2], "dataset.test_per_class": [None, 20]}
+    write_sweep(str(tmp_path), {"name": "fake", "experiment": DOCUMENT["experiment"], "grid": grid}, ("done",) * 4)
+    assert "test_per_class" in words(tmp_path, "parallel")
+    assert words(tmp_path, "compare").endswith("also varied (--by): dataset.test_per_class")
+
+
+def test_settings_of_unfinished_trials_are_not_compared(tmp_path: Path) -> None:
+    cases = [{"strategy.name": "finetune"}, {"strategy.name": "l2", "strategy.importance": 1.0}]
+    write_sweep(str(tmp_path), {"name": "fake", "experiment": DOCUMENT["experiment"], "cases": cases}, ("done", "failed"))
+    assert open_sweep(str(tmp_path)).by_coverage == ["strategy.name"]
+    assert "strategy.name" in words(tmp_path, "compare")

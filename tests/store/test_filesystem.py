@@ -274,7 +274,7 @@ def test_writable_output_stays_empty(storage: Storage) -> None:
 
 def test_output_below_a_file_is_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"cannot write to .*file/out: .*Not a directory"):
+    with pytest.raises(OutputError, match=r"cannot write to .*file/out: .*file is a file, not a folder"):
         Storage.of(tmp_path / "file" / "out").check_writable()
 
 

@@ -51,7 +51,7 @@ def test_trials_programs_and_needs_are_listed(tmp_path: Path, capsys: pytest.Cap
     assert large[4] == f"{64 * 16 + 16 + 16 * 16 + 16 + 16 * 2 + 2:,}"
     assert lines[5].startswith("4 trials (6 points, equal ones merged), 2 compiled programs for all; 0 finished before, 4 to run in")
     assert str(tmp_path / "small") in lines[5]
-    assert re.match(r"disk \d.*B in all \(\d.* [GT]iB are free\); of one trial at most: host", lines[6])
+    assert re.match(r"disk \d.*B in all \(\d.*B are free\); of one trial at most: host", lines[6])
 
 
 def test_the_programs_of_a_dry_run_are_those_of_the_packs() -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import clray
-from clray.trials.settings import flattened, told_apart
+from clray.store.filesystem import Storage
+from clray.store.reader import read_plain_yaml
+from clray.trials.settings import flattened, settings_of_config, told_apart
 from tests.core.tiny import tiny
 
 
@@ -46,6 +50,60 @@ def test_only_what_differs_and_is_not_said_yet_is_told() -> None:
 def test_what_one_sweep_varies_is_told_of_the_trials_of_another() -> None:
     configs = {"a": {"seed": 1, "n_repeats": 2}, "b": {"seed": 1, "n_repeats": 4}}
     assert told_apart({"a": {"seed": 1}, "b": {}}, configs) == {"a": {"n_repeats": 2, "seed": 1}, "b": {"n_repeats": 4, "seed": 1}}
+
+
+def test_what_is_a_table_in_one_and_none_in_another_is_one_setting() -> None:
+    configs: dict[str, dict[str, Any]] = {
+        "a": {"downstream": None, "strategy": [{"name": "er", "schedule": None}]},
+        "b": {"downstream": {"fractions": "all", "n": 3}, "strategy": [{"name": "er", "schedule": {"name": "cosine"}}]},
+    }
+    assert told_apart({"a": {}, "b": {}}, configs) == {
+        "a": {"downstream": None, "strategy.schedule": None},
+        "b": {"downstream": {"fractions": "all", "n": 3}, "strategy.schedule": {"name": "cosine"}},
+    }
+
+
+def test_lists_of_equal_names_are_told_whole() -> None:
+    methods = [[{"name": "kmeans", "label": label}, {"name": "kmeans", "label": "b"}] for label in "ac"]
+    assert told_apart({"a": {}, "b": {}}, {"a": {"methods": methods[0]}, "b": {"methods": methods[1]}}) == {
+        "a": {"methods": methods[0]},
+        "b": {"methods": methods[1]},
+    }
+
+
+def test_folders_tell_apart_where_their_content_is_the_data_set() -> None:
+    def told(name: str) -> Any:
+        return told_apart({"a": {}, "b": {}}, {key: {"dataset": {"name": name, "root": f"/{key}"}} for key in "ab"})
+
+    assert told("arrays") == {"a": {"dataset.root": "/a"}, "b": {"dataset.root": "/b"}}
+    assert told("mnist") == {"a": {}, "b": {}}
+
+
+def test_values_are_those_of_the_experiment() -> None:
+    configs = {"a": {"n": 48, "rate": 0.1}, "b": {"n": None, "rate": 0.2}}
+    assert told_apart({"a": {"n": 48.0}, "b": {"rate": "0.2"}}, configs) == {"a": {"n": 48, "rate": 0.1}, "b": {"rate": 0.2, "n": None}}
+
+
+@pytest.mark.parametrize("content", ["seed: 2020-01-01", "seed: [.nan]", "seed: " + 20_000 * "[", "seed: {", "[1]", "\xff", None])
+def test_a_damaged_config_of_another_trial_stops_nothing(tmp_path: Path, content: str | None) -> None:
+    first = clray.run(tiny(), output=str(tmp_path))
+    config = tmp_path / "tiny" / "trials" / first.trial_ids[0] / "config.yaml"
+    config.unlink()
+    if content is None:
+        config.mkdir()
+    else:
+        config.write_bytes(content.encode("latin-1"))
+    assert settings_of_config(Storage.of(tmp_path), str(config.relative_to(tmp_path))) == {}
+    again = clray.run(tiny(seed=12), output=str(tmp_path))
+    assert sorted(again.trials["status"]) == ["done", "done"]
+
+
+def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
+    results = clray.run(tiny(strategy=[{"name": "er"}, {"name": "ewc"}], baselines=["expert"]), output=str(tmp_path))
+    (trial_id,) = results.trial_ids
+    path = f"tiny/trials/{trial_id}/config.yaml"
+    config = settings_of_config(Storage.of(tmp_path), path)
+    assert config == read_plain_yaml(Storage.of(tmp_path), path) == results.trial(trial_id).experiment.plain()
 
 
 def test_runs_of_one_file_with_other_settings_differ_in_the_table(tmp_path: Path) -> None:

@@ -114,13 +114,18 @@ def panels(height: float, rows: int = 1, columns: int = 1, width: float = COLUMN
 
 def note(figure: Figure, text: str) -> None:
     """A line or more below everything, for figures that stand alone; the figure grows by as much."""
-    lines = textwrap.wrap(text, int(figure.get_figwidth() * NOTE_CHARACTERS_PER_INCH))
+    lines = textwrap.wrap(text, int(figure.get_figwidth() * NOTE_CHARACTERS_PER_INCH * _narrowness(text)))
     figure.set_figheight(figure.get_figheight() + 0.04 + NOTE_LINE_INCHES * len(lines))
     room = figure.get_supxlabel()
     if room:  # the one place below the panels that constrained layout keeps free
         figure.supxlabel(room + "\n" + "\n".join(lines), fontsize=7)
         return
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color=MUTED)
+
+
+def _narrowness(text: str) -> float:
+    """How many more of a text's characters fit a line than of common ones; capitals are wider."""
+    return len(text) / (len(text) + 0.35 * sum(character.isupper() or character in "_mwMW@%" for character in text))
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:
