@@ -194,7 +194,7 @@ def _with_sem(row: Mapping[str, Any], name: str) -> str:
     mean, sem = row.get(f"{name}_mean"), row.get(f"{name}_sem")
     if mean is None or math.isnan(mean):
         return "-"
-    return f"{mean:.4f}" if sem is None or math.isnan(sem) else f"{mean:.4f} ± {sem:.4f}"
+    return f"{mean:z.4f}" if sem is None or math.isnan(sem) else f"{mean:z.4f} ± {sem:.4f}"
 
 
 def show_bytes(n: float) -> str:

@@ -122,7 +122,7 @@ def show_mean(mean: Any, sem: Any = None, digits: int = 3) -> str:
     if mean is None or math.isnan(mean):
         return ""
     digits = digits if abs(mean) < 10 else 1
-    text = f"{mean:.{digits}f}"
+    text = f"{mean:z.{digits}f}"
     return text if sem is None or math.isnan(sem) else f"{text} ± {sem:.{digits}f}"
 
 

@@ -189,6 +189,7 @@ def test_metrics_are_found_as_people_type_them() -> None:
 def test_numbers_are_shown_short() -> None:
     assert show_mean(0.74321, 0.0351) == "0.743 ± 0.035"
     assert show_mean(0.5, float("nan")) == "0.500"
+    assert show_mean(-0.0001, 0.001) == "0.000 ± 0.001"
     assert show_mean(float("nan")) == ""
     assert [show_value(value) for value in (1e-5, 0.1, 128, 12345.0, True, None, [32, 32], "adam")] == [
         "1e-05",
