@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import threading
@@ -19,12 +20,31 @@ from clray.config import canonical_json
 
 
 def show_value(value: Any) -> str:
-    """A parameter's value, short."""
+    """A parameter's value, short: ``0.1``, ``[64,64]``, ``er(memory_size=100)+l2``.
+
+    Tables may come as the JSON text that they are in trials.parquet.
+    """
+    if isinstance(value, str):
+        return show_value(tables) if (tables := _tables(value)) else value
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
-    return value if isinstance(value, str) else canonical_json(value)
+    if isinstance(value, Mapping) and "name" in value:
+        options = ", ".join(f"{key}={show_value(option)}" for key, option in value.items() if key != "name")
+        return f"{value['name']}({options})" if options else str(value["name"])
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
+        return "+".join(map(show_value, value))
+    return canonical_json(value)
+
+
+def _tables(text: str) -> Any:
+    if not text.startswith(("{", "[{")):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def count(n: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clray.config import Experiment
-from clray.display import count, show_age, show_bytes, show_value
+from clray.display import count, short_names, show_age, show_bytes, show_value
 from clray.memory import Estimate, estimate_if_built
 from clray.store.filesystem import Storage, existing_part
 from clray.store.layout import SweepLayout
@@ -81,8 +81,11 @@ def _needs(plan: Plan) -> tuple[int, list[Estimate | None]]:
 def _table(trials: Sequence[Trial], needs: Sequence[Estimate | None]) -> Table:
     params = list(dict.fromkeys(key for trial in trials for key in trial.params))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("trial", *params, "parameters", "disk", "host", "device"):
-        table.add_column(title, justify="left" if title == "trial" else "right", no_wrap=True)
+    table.add_column("trial", no_wrap=True)
+    for title in short_names(params):
+        table.add_column(title, justify="right", overflow="fold")
+    for title in ("parameters", "disk", "host", "device"):
+        table.add_column(title, justify="right", no_wrap=True)
     for trial, need in zip(trials, needs, strict=False):
         shown = (f"{need.parameters:,}", *map(show_bytes, (need.disk, need.host, need.device))) if need else ("?",) * 4
         values = (escape(show_value(trial.params[key])) if key in trial.params else "" for key in params)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clray.display import show_age, show_value
+from clray.display import short_names, show_age, show_value
 from clray.errors import OutputError
 from clray.store.filesystem import Storage, is_name
 from clray.store.layout import SweepLayout
@@ -63,7 +63,15 @@ def trial_ids(storage: Storage) -> list[str]:
 def _table(found: Mapping[str, TrialStatus], rows: Mapping[str, Mapping[str, Any]]) -> Table:
     params = list(dict.fromkeys(key for row in rows.values() for key in row if key.startswith("param.")))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("trial", *(key.removeprefix("param.") for key in params), "status", "tasks", "attempts", "last commit", "error"):
+    for title in (
+        "trial",
+        *short_names([key.removeprefix("param.") for key in params]),
+        "status",
+        "tasks",
+        "attempts",
+        "last commit",
+        "error",
+    ):
         table.add_column(escape(title))
     for trial_id, status in found.items():
         row = rows.get(trial_id, {})
