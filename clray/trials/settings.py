@@ -71,10 +71,10 @@ def told_apart(params: Mapping[str, Mapping[str, Any]], configs: Mapping[str, Ma
     """
     flat = {trial_id: dict(flattened("", config)) for trial_id, config in configs.items()}
     _join_tables(list(flat.values()))
-    values: dict[str, set[str]] = {}
+    values: dict[str, set[Any]] = {}
     for settings in flat.values():
         for key, value in settings.items():
-            values.setdefault(key, set()).add(canonical_json(value))
+            values.setdefault(key, set()).add(canonical_json(value) if isinstance(value, (list, dict)) else value)
     wanted = {key for key, known in values.items() if len(known) > 1} | {key for own in params.values() for key in own}
     wanted = {key for key in wanted if not any(reaches_into(key, other) for other in TELL_NOTHING)}
     told = {}
