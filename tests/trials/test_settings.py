@@ -85,15 +85,21 @@ def test_values_are_those_of_the_experiment() -> None:
 
 
 @pytest.mark.parametrize("content", ["seed: 2020-01-01", "seed: [.nan]", "seed: " + 20_000 * "[", "seed: {", "[1]", "\xff", None])
-def test_a_damaged_config_of_another_trial_stops_nothing(tmp_path: Path, content: str | None) -> None:
-    first = clray.run(tiny(), output=str(tmp_path))
-    config = tmp_path / "tiny" / "trials" / first.trial_ids[0] / "config.yaml"
-    config.unlink()
+def test_a_damaged_config_says_nothing(tmp_path: Path, content: str | None) -> None:
+    config = tmp_path / "config.yaml"
     if content is None:
         config.mkdir()
     else:
         config.write_bytes(content.encode("latin-1"))
-    assert settings_of_config(Storage.of(tmp_path), str(config.relative_to(tmp_path))) == {}
+    assert settings_of_config(Storage.of(tmp_path), "config.yaml") == {}
+    assert settings_of_config(Storage.of(tmp_path), "none.yaml") == {}
+
+
+def test_a_damaged_config_of_another_trial_stops_nothing(tmp_path: Path) -> None:
+    first = clray.run(tiny(), output=str(tmp_path))
+    config = tmp_path / "tiny" / "trials" / first.trial_ids[0] / "config.yaml"
+    config.unlink()
+    config.mkdir()
     again = clray.run(tiny(seed=12), output=str(tmp_path))
     assert sorted(again.trials["status"]) == ["done", "done"]
 
