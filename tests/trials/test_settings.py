@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 import clray
+from clray.artifacts import write_config
 from clray.store.filesystem import Storage
+from clray.store.layout import SweepLayout
 from clray.store.reader import read_plain_yaml
+from clray.trials.plan import plan_run
 from clray.trials.settings import flattened, settings_of_config, told_apart
 from tests.core.tiny import tiny
 
@@ -105,11 +108,10 @@ def test_a_damaged_config_of_another_trial_stops_nothing(tmp_path: Path) -> None
 
 
 def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
-    results = clray.run(tiny(strategy=[{"name": "er"}, {"name": "ewc"}], baselines=["expert"]), output=str(tmp_path))
-    (trial_id,) = results.trial_ids
-    path = f"tiny/trials/{trial_id}/config.yaml"
-    config = settings_of_config(Storage.of(tmp_path), path)
-    assert config == read_plain_yaml(Storage.of(tmp_path), path) == results.trial(trial_id).experiment.plain()
+    (trial,) = plan_run(tiny(strategy=[{"name": "er"}, {"name": "ewc"}], baselines=["expert"], model__hidden=[8, 16])).trials
+    storage, layout = Storage.of(tmp_path), SweepLayout().trial(trial.trial_id)
+    write_config(storage, layout, trial.experiment)
+    assert settings_of_config(storage, layout.config) == read_plain_yaml(storage, layout.config) == trial.experiment.plain()
 
 
 def test_runs_of_one_file_with_other_settings_differ_in_the_table(tmp_path: Path) -> None:
