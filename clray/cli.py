@@ -276,7 +276,9 @@ def _profiled(folder: str | None) -> Iterator[None]:
     configure_jax(available_cpus())  # before the profiler starts a backend
     import jax
 
-    with jax.profiler.trace(folder, create_perfetto_trace=True):
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # a million calls of Python would leave no room for what is computed
+    with jax.profiler.trace(folder, create_perfetto_trace=True, profiler_options=options):
         yield
     if not _trained():
         print(f"nothing was left to run, so {folder}/ holds an empty trace; give another --output to run it again", file=sys.stderr)

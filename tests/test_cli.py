@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -172,7 +174,10 @@ def test_a_trace_of_nothing_is_not_called_one(tmp_path: Path) -> None:
     said = [subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=100) for _ in range(2)]
     assert [each.returncode for each in said] == [0, 0], said
     assert "trace: trace/  (TensorBoard" in said[0].stderr
-    assert list(tmp_path.glob("trace/**/perfetto_trace.json.gz"))
+    (trace,) = tmp_path.glob("trace/**/perfetto_trace.json.gz")
+    names = Counter(event.get("name", "") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"])
+    assert any("train_task" in name for name in names)
+    assert any(re.match(r"dot|fusion|.*_fusion", name) for name in names), "what was computed, and not only who asked for it"
     assert "trace: " not in said[1].stderr
     assert "nothing was left to run, so trace/ holds an empty trace" in said[1].stderr
 
