@@ -177,6 +177,7 @@ def test_a_trace_of_nothing_is_not_called_one(tmp_path: Path) -> None:
     trace = min(tmp_path.glob("trace/**/perfetto_trace.json.gz"))  # of the first run
     names = Counter(event.get("name", "") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"])
     assert any("train_task" in name for name in names)
+    assert not [name for name in names if name.startswith("$")], "calls of Python, which crowd out everything else in longer runs"
     assert any(re.match(r"dot|fusion|.*_fusion", name) for name in names), "what was computed, and not only who asked for it"
     assert "trace: " not in said[1].stderr
     assert "nothing was left to run, so trace/ holds an empty trace" in said[1].stderr

@@ -107,7 +107,7 @@ def _free_bytes(path: str) -> int | str:
     if "://" in path:
         return "an unknown number of"
     try:
-        return shutil.disk_usage(existing_part(os.path.dirname(os.path.abspath(path)))).free
+        return shutil.disk_usage(existing_part(path)).free
     except OSError:
         return "an unknown number of"
 

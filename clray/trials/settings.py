@@ -43,7 +43,8 @@ def flattened(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def settings_of_config(storage: Storage, path: str) -> dict[str, Any]:
-    """A config.yaml as plain data; empty where it is not there or damaged. Made for many files that are nearly the same."""
+    """A config.yaml as plain data, without the parts that are damaged; empty where it is not there. Made for many files that are
+    nearly the same."""
     try:
         parts = [_top_level(part) for part in re.split(r"(?m)^(?=[a-z_]+:)", storage.read_bytes(path).decode()) if part]
         config = {key: value for part in parts for key, value in part.items()}
