@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -188,6 +188,13 @@ class OptimizerOptions(PluginOptions):
         raise NotImplementedError
 
 
+class StepMemory(NamedTuple):
+    """What one lane holds on the device in a step because of its strategy, beside its batch, its state and one gradient."""
+
+    rows: int = 0  # samples whose activations are kept for a gradient, as those of the batch are
+    gradients: int = 0  # arrays as large as all parameters
+
+
 class StrategyOptions(PluginOptions):
     """Options that every strategy has (none). Subclasses implement ``build``."""
 
@@ -206,6 +213,16 @@ class StrategyOptions(PluginOptions):
         """What does not fit the sizes of the experiment (``clray.sizes.Sizes``), as ``key: reason``; None where all fits."""
         del sizes
         return None
+
+    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
+        """What its hooks hold, for the estimate of memory; rows that ``batch`` appends above all.
+
+        Args:
+            sizes: of the experiment (``clray.sizes.Sizes``).
+            on_gpu: whether the program is for a GPU, where XLA works in other orders.
+        """
+        del sizes, on_gpu
+        return StepMemory()
 
 
 class LoggerOptions(PluginOptions):

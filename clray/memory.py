@@ -43,7 +43,7 @@ class Estimate:
         pools: evaluation images, and the training split in the latter case, once a device whatever R is; and what is done to
             evaluation images in each task and repeat.
         logs: what one task leaves on the device before it is fetched.
-        temporary: activations and gradients while a step or an evaluation runs.
+        temporary: activations and gradients while a step or an evaluation runs, of all lanes at once.
         host_block: the largest block that is put together on the host to write a tensor.
     """
 
@@ -73,22 +73,25 @@ class Estimate:
         return 2 * self.data + self.logs + self.host_block + self.pools
 
 
-def estimate_if_built(experiment: Experiment, sizes: Sizes | None) -> Estimate | None:
+def estimate_if_built(experiment: Experiment, sizes: Sizes | None, on_gpu: bool = False) -> Estimate | None:
     """``estimate``; None where sizes are not known, or where a user's own strategy fails while it is built.
 
     A bug there is told, with a traceback, by the trial that meets it, and stops no other.
     """
     try:
-        return estimate(experiment, sizes) if sizes else None
+        return estimate(experiment, sizes, on_gpu) if sizes else None
     except Exception:
         return None
 
 
-def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
-    """Estimates one trial from its sizes."""
+def estimate(experiment: Experiment, sizes: Sizes, on_gpu: bool = False) -> Estimate:
+    """Estimates one trial from its sizes.
+
+    Args:
+        on_gpu: XLA holds less in a step there. A CPU is the safe guess where it is not known.
+    """
     spec = make_spec(experiment, sizes)
     n_params, state, hidden = _shapes(spec, experiment)
-    largest, total = _activations(spec)
     repeats, logs, evaluated = sizes.n_repeats, sizes.n_logs, sizes.n_eval_tasks
     weights = n_params * FLOAT * repeats if experiment.logging.weights else 0
     rows = repeats * evaluated * METRICS_ROW_BYTES
@@ -103,8 +106,8 @@ def estimate(experiment: Experiment, sizes: Sizes) -> Estimate:
     per_image, per_visit = (4, 8) if in_pool else (sample, 4 + (sample + 4) * (spec.cumulative and not is_study))
     n_rows = most_rows(sizes) if is_study else sizes.n_train
     eval_rows = rows_at_once(spec, sizes.classes_per_task if taps else sizes.n_pool_classes, sizes.n_pool)
-    # Training holds all activations of a batch for the gradient and works on half as much again, evaluation on two layers.
-    temporary = int(repeats * FLOAT * max(1.5 * sizes.batch_size * total + n_params, eval_rows * largest))
+    step, per_row = _step_numbers(spec, experiment, sizes, n_params, on_gpu), _evaluation_numbers(spec, sizes, on_gpu, shared=not taps)
+    temporary = repeats * FLOAT * max(step, eval_rows * per_row)
     tables = repeats * evaluated * taps * (2 if taps > 1 else 1) * math.prod(sizes.input_shape) * FLOAT
     # A study measures one network at a time, after training.
     study = study_needs(experiment, sizes, spec, n_params) if isinstance(experiment, Study) else StudyNeeds(0, 0)
@@ -155,17 +158,36 @@ def _shapes(spec: Spec, experiment: Experiment) -> tuple[int, int, int]:
     return sum(leaf.size for leaf in state.params.values()), size, spec.pure_model.hidden_size
 
 
+def _step_numbers(spec: Spec, experiment: Experiment, sizes: Sizes, n_params: int, on_gpu: bool) -> int:
+    """Numbers that one lane holds in a training step: the gradient, what strategies add to it, and all activations of the rows that
+    it is taken on. A CPU works on half as many again."""
+    extra = [options.step_memory(sizes, on_gpu) for options in experiment.strategy]
+    rows = sizes.batch_size + sum(each.rows for each in extra)
+    activations = rows * sum(size for size, _ in _activations(spec))
+    return n_params * (1 + sum(each.gradients for each in extra)) + (activations if on_gpu else activations * 3 // 2)
+
+
+def _evaluation_numbers(spec: Spec, sizes: Sizes, on_gpu: bool, shared: bool) -> int:
+    """Numbers that one lane holds for a sample that is evaluated: the two largest layers in a row.
+
+    Args:
+        shared: whether lanes that evaluate all K classes do so on the same images, which a GPU then holds once.
+    """
+    made = [size if on_gpu else size * copies for size, copies in _activations(spec)]
+    together = on_gpu and shared and sizes.n_pool_classes == sizes.n_classes
+    in_turn = made if together else [math.prod(spec.input_shape), *made]
+    return max(map(sum, itertools.pairwise(in_turn)), default=sum(in_turn))
+
+
 @functools.lru_cache(maxsize=256)
-def _activations(spec: Spec) -> tuple[int, int]:
-    """Numbers held for one sample in a forward pass: the two largest in a row (input included), and all."""
+def _activations(spec: Spec) -> tuple[tuple[int, int], ...]:
+    """What a forward pass holds for one sample, in turn: numbers, and in how many copies on a CPU."""
     rows = 8  # tells activations, which grow with the batch, from parameters
     model = spec.pure_model
     params, state = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)))
     images = jax.ShapeDtypeStruct((rows, *spec.input_shape), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda p, s, x: model.apply(p, s, x, train=False, key=None)[:2])(params, state, images)
-    made = [(size // rows, copies) for size, copies in _sizes(jaxpr.jaxpr) if size % rows == 0]
-    in_turn = [math.prod(spec.input_shape), *(size * copies for size, copies in made)]
-    return max(map(sum, itertools.pairwise(in_turn))), sum(size for size, _ in made)
+    return tuple((size // rows, copies) for size, copies in _sizes(jaxpr.jaxpr) if size % rows == 0)
 
 
 def _sizes(jaxpr: Any) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import BeforeValidator, Field
 
-from clray.config import Count, StrategyOptions
+from clray.config import Count, StepMemory, StrategyOptions
 from clray.strategies.at_boundary import BoundaryKind, misfit, refuse_streaming
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
 from clray.strategies.buffer import Samples
@@ -44,6 +44,9 @@ class AGEM(StrategyOptions):
                 f"{sizes.n_train} training samples; use {sizes.n_tasks} to {sizes.n_tasks * sizes.n_train}"
             )
         return misfit(self.selection, sizes)
+
+    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
+        return StepMemory(rows=self.reference_batch or sizes.batch_size, gradients=1)
 
     def build(self) -> Strategy:
         def init(params: Params, sizes: StaticSizes) -> Samples:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.config import Traced
+from clray.config import StepMemory, Traced
 from clray.strategies.base import Context, StaticSizes, Step, Strategy, TaskData
 from clray.strategies.buffer import append
 from clray.strategies.choices import NO_CHOICE, among, only
@@ -93,6 +93,9 @@ class DERPlusPlus(DER):
     """Options of dark experience replay with labels."""
 
     beta: Strength = 0.5
+
+    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
+        return StepMemory(rows=2 * super().step_memory(sizes, on_gpu).rows)
 
     def build(self) -> Strategy:
         return self._strategy(n_draws=2)

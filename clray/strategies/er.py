@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.config import Count, StrategyOptions
+from clray.config import Count, StepMemory, StrategyOptions
 from clray.strategies.at_boundary import misfit
 from clray.strategies.base import Context, StaticSizes, Strategy, StrategyState
 from clray.strategies.buffer import append
@@ -46,6 +46,9 @@ class Remembering(StrategyOptions):
         if self.selection == "ring" and self.memory_size < n_classes:
             return f"memory_size: {self.memory_size} leaves no slot for each of the {n_classes} classes of the sequence (selection ring)"
         return misfit(self.selection, sizes)
+
+    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
+        return StepMemory(rows=self.replay_batch or sizes.batch_size)
 
 
 class ER(Weighted, Remembering):

@@ -16,13 +16,13 @@ network's over those of now; with active classes seen, new classes thus have a t
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.config import Traced
+from clray.config import StepMemory, Traced
 from clray.strategies.base import Context, StaticSizes, Strategy
 from clray.strategies.choices import among
 from clray.strategies.weighting import Weighted, share_of_past
@@ -36,6 +36,9 @@ class LwF(Weighted):
 
     def needs_boundaries(self) -> str | None:
         return None
+
+    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
+        return StepMemory(rows=sizes.batch_size // 2 if on_gpu else 0)  # the teacher's forward pass; a CPU is done with it in time
 
     def build(self) -> Strategy:
         def penalty(state: State, params: Params, logits: Array, batch: Batch, ctx: Context) -> Array:

@@ -7,14 +7,14 @@ parameter, before each task but the first. It restores the ability to learn; on 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from pydantic import Field
 
-from clray.config import StrategyOptions, Traced
+from clray.config import StepMemory, StrategyOptions, Traced
 from clray.strategies.base import Context, Strategy, StrategyState
 from clray.types import Params
 
@@ -27,6 +27,9 @@ class ShrinkPerturb(StrategyOptions):
 
     def needs_boundaries(self) -> str | None:
         return "it changes the weights at every boundary, so that a false alarm would cost what was learnt"
+
+    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
+        return StepMemory(gradients=0 if on_gpu else 3)  # the noise, which a GPU draws as it adds it
 
     def build(self) -> Strategy:
         return Strategy(begin_task=begin_task)

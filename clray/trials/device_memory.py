@@ -57,6 +57,8 @@ def _share() -> str:
 
 
 def _need(trials: Sequence[JobTrial]) -> str:
+    import jax
+
     with contextlib.suppress(Exception):
         from clray.data.cache import open_dataset
         from clray.documents import Document, parse_experiment
@@ -64,5 +66,6 @@ def _need(trials: Sequence[JobTrial]) -> str:
         from clray.sizes import sizes_of
 
         experiments = [parse_experiment(Document(trial.trial_id, dict(trial.experiment))) for trial in trials]
-        return show_bytes(sum(estimate(e, sizes_of(e, open_dataset(e.dataset).info)).device for e in experiments))
+        on_gpu = jax.local_devices()[0].platform != "cpu"
+        return show_bytes(sum(estimate(e, sizes_of(e, open_dataset(e.dataset).info), on_gpu).device for e in experiments))
     return "an unknown amount"

@@ -69,11 +69,11 @@ def _free(storage: Storage) -> str:
 def _needs(plan: Plan) -> tuple[int, list[Estimate | None]]:
     """The number of different programs, and an estimate a trial. Trials of one program need the same."""
     by_program: dict[Experiment, Estimate | None] = {}
-    needs = []
+    on_gpu, needs = plan.sweep.resources.num_gpus not in ("auto", 0.0), []
     for trial in plan.trials:
         program = program_of(trial.experiment)
         if program not in by_program:
-            by_program[program] = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id])
+            by_program[program] = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id], on_gpu)
         needs.append(by_program[program])
     return len(by_program), needs
 

@@ -28,6 +28,10 @@ class Runner(Protocol):
         """Memory that the lanes of one job may fill, on its device."""
         ...
 
+    def on_gpu(self) -> bool:
+        """Whether jobs train on GPUs."""
+        ...
+
     def run(self, jobs: Sequence[Job], on_event: OnEvent, check: Callable[[], None]) -> Iterator[Outcome]:
         """Runs jobs and yields an outcome a trial, in the order in which they end. What the system lost goes out again first.
 
@@ -51,6 +55,12 @@ class LocalRunner:
         device = jax.local_devices()[0]
         stats = device.memory_stats() if device.platform != "cpu" else None
         return int(MEMORY_SHARE * (stats["bytes_limit"] * len(jax.local_devices()) if stats else host_memory_bytes()))
+
+    def on_gpu(self) -> bool:
+        configure_jax(available_cpus())
+        import jax
+
+        return bool(jax.local_devices()[0].platform != "cpu")
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent, check: Callable[[], None]) -> Iterator[Outcome]:
         configure_jax(available_cpus())

@@ -235,6 +235,9 @@ class RayRunner:
         shares = [node.get("memory", 0) * self.num_cpus / node["CPU"] for node in nodes]
         return int(MEMORY_SHARE * min(shares, default=host_memory_bytes()))
 
+    def on_gpu(self) -> bool:
+        return self.num_gpus > 0
+
     def run(self, jobs: Sequence[Job], on_event: OnEvent, check: Callable[[], None]) -> Iterator[Outcome]:
         """Yields an outcome a trial as jobs end. At most twice the slots are in flight."""
         remote = self._task()

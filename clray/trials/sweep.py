@@ -210,10 +210,10 @@ def make_jobs(
     plan: Plan, todo: Sequence[Trial], statuses: Mapping[str, TrialStatus], root: str, runner: Runner, ticket: tuple[int, str]
 ) -> list[Job]:
     """Packs of trials, ready to be sent out under a lease (see ``Lease.ticket``)."""
-    memory = runner.memory_bytes()
+    memory, on_gpu = runner.memory_bytes(), runner.on_gpu()
 
     def lanes_that_fit(trial: Trial) -> int:
-        need = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id])
+        need = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id], on_gpu)
         return 1 if need is None else memory * len(trial.experiment.repeat_numbers) // max(need.device, need.host)
 
     def next_attempt(trial: Trial) -> JobTrial:
