@@ -41,6 +41,9 @@ PROBE_SECONDS = 60.0
 SMALL_GPU_BYTES = 8 * 2**30
 """Taken where no GPU can be asked (all busy, or still to be started)."""
 
+LEAN_UP_TO = 2, 60
+"""The last version of Ray that is known to start without the services that a sweep does not use."""
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OUT_OF_HOST_MEMORY = (
     "out of memory on the host: Ray ended the worker before the node ran full. Lower resources.max_lanes, n_repeats or "
@@ -90,6 +93,19 @@ def read_marker(url: str, name: str) -> str:
 
 
 @contextlib.contextmanager
+def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Other values for those of these attributes that ``owner`` has."""
+    before = {name: getattr(owner, name) for name in attributes if hasattr(owner, name)}
+    for name in before:
+        setattr(owner, name, attributes[name])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+@contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
     """A cluster that is started meanwhile listens on loopback alone, which Ray does by itself on Windows and macOS only.
 
@@ -101,16 +117,34 @@ def _on_loopback() -> Iterator[None]:
         yield
         return
     os.environ[name] = "0"  # for Ray's processes
-    constants: Any = getattr(ray._private, "ray_constants", None)
-    before = getattr(constants, "ENABLE_RAY_CLUSTER", None)
-    if before is not None:
-        constants.ENABLE_RAY_CLUSTER = False  # was read from the environment when Ray was imported
     try:
-        yield
+        # It was read from the environment when Ray was imported.
+        with _replaced(getattr(ray._private, "ray_constants", None), ENABLE_RAY_CLUSTER=False):
+            yield
     finally:
         os.environ.pop(name, None)
-        if before is not None:
-            constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _without_services() -> Iterator[None]:
+    """A cluster that is started meanwhile has no autoscaler, no API server, no forwarding of logs and no metrics.
+
+    On one machine nothing of clray asks them, but Ray waits for each: without them it starts and stops in two thirds of the time, and
+    takes 280 MiB less. Ray has no option for it. Versions that this was not tried with start as they do.
+    """
+    if tuple(int(part) for part in ray.__version__.split(".")[:2]) > LEAN_UP_TO:
+        yield
+        return
+
+    def nothing(*args: Any, **options: Any) -> None:
+        """Starts no process."""
+
+    private: Any = ray._private
+    with (
+        _replaced(private.node.Node, start_monitor=nothing, start_api_server=nothing, start_log_monitor=nothing),
+        _replaced(private.utils, get_dashboard_dependency_error=lambda: ImportError("not asked for")),
+    ):
+        yield
 
 
 class RayRunner:
@@ -159,7 +193,8 @@ class RayRunner:
             if self._address:
                 ray.init(address=self._address, **quiet)
             else:
-                ray.init(address="local", include_dashboard=False, **quiet)
+                with _without_services():
+                    ray.init(address="local", include_dashboard=False, **quiet)
         except BaseException as error:
             # Half a cluster: its agents would look for their raylet for a minute before they end by themselves.
             end_processes({pid: born for pid, born in descendants().items() if pid not in before and "ray" in command_of(pid)})

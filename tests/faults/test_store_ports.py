@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,15 @@ def listening(process: psutil.Process) -> set[str]:
     return found
 
 
+def commands(process: psutil.Process) -> str:
+    """Command lines of a process's descendants."""
+    lines = []
+    for one in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lines.append(" ".join(one.cmdline()))
+    return "\n".join(lines)
+
+
 def test_a_local_cluster_has_no_dashboard_and_lets_in_only_who_has_the_token(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
     owner = subprocess.Popen(
@@ -60,6 +70,9 @@ def test_a_local_cluster_has_no_dashboard_and_lets_in_only_who_has_the_token(tmp
         assert owner.stdout is not None
         found = json.loads(next(line for line in owner.stdout if line.startswith("{")))
         assert not found["dashboard"]
+        running = commands(psutil.Process(owner.pid))
+        assert "raylet" in running
+        assert not re.findall(r"dashboard/dashboard\.py|monitor\.py", running), "services that a sweep does not use"
         assert listening(psutil.Process(owner.pid)) == {"127.0.0.1"}
         assert found["mode"] == "token"
         assert "INSIDE" in visit(found["address"], 60, RAY_AUTH_MODE="token")

@@ -170,3 +170,25 @@ def test_a_port_where_something_else_listens_is_refused_in_seconds(answer: bytes
 
 def test_a_real_cluster_is_known_by_its_first_bytes(ray_address: str) -> None:
     entry.check_address(ray_address)
+
+
+@pytest.mark.parametrize(("version", "tried"), [("2.60.0", True), ("2.61.0", False), ("3.0.0.dev0", False)])
+def test_a_ray_that_was_not_tried_without_its_services_starts_with_them(version: str, tried: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray._private.node import Node
+
+    from clray.trials import runner_ray
+
+    whole = Node.start_monitor
+    monkeypatch.setattr(ray, "__version__", version)
+    with runner_ray._without_services():
+        assert (Node.start_monitor is not whole) == tried
+    assert Node.start_monitor is whole
+
+
+def test_the_ray_that_is_installed_was_tried() -> None:
+    import ray
+
+    from clray.trials import runner_ray
+
+    assert tuple(int(part) for part in ray.__version__.split(".")[:2]) <= runner_ray.LEAN_UP_TO, "try it, then raise LEAN_UP_TO"
