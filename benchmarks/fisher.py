@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import interleave, report
-from clray.config import ModelOptions
 from clray.models.mlp import MLP
 from clray.models.pure import pure_model
+from clray.options import ModelOptions
 from clray.process import available_cpus, configure_jax
 from clray.strategies import per_sample
 from clray.strategies.base import Context, StaticSizes, TaskData

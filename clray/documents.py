@@ -21,8 +21,9 @@ from ruamel.yaml.reader import ReaderError
 
 from clray import plugins
 from clray.compatibility import incompatible
-from clray.config import Experiment, PluginOptions, Sweep, TableT
+from clray.config import Experiment, Sweep
 from clray.errors import ConfigError
+from clray.options import PluginOptions, TableT
 from clray.places import Document, join_place
 from clray.problems import Path_, Problem, problems_of, show_given
 from clray.study.config import IDEAL_STRATEGY, Study

@@ -8,16 +8,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from clray.config import (
-    DatasetOptions,
-    LoggerOptions,
-    ModelOptions,
-    OptimizerOptions,
-    PluginOptions,
-    SelectionOptions,
-    StrategyOptions,
-)
 from clray.errors import ConfigError, did_you_mean
+from clray.options import DatasetOptions, LoggerOptions, ModelOptions, OptimizerOptions, PluginOptions, SelectionOptions, StrategyOptions
 
 BASES: dict[str, type[PluginOptions]] = {
     "datasets": DatasetOptions,
@@ -74,7 +66,7 @@ def options_class(kind: str, name: str) -> type[PluginOptions]:
         raise ConfigError(f"cannot load {name!r}: {type(error).__name__}: {error}{_raised_at(error)}") from None
     base = BASES[kind]
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f"{name!r} must be a class that derives from clray.config.{base.__name__}, got {found!r}")
+        raise ConfigError(f"{name!r} must be a class that derives from clray.options.{base.__name__}, got {found!r}")
     return found
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from clray.config import NAME_PATTERN
 from clray.errors import did_you_mean
+from clray.options import NAME_PATTERN
 
 Path_ = tuple[str | int, ...]
 SHOWN_CHARACTERS = 80

@@ -168,11 +168,11 @@ def test_a_file_whose_name_is_no_name_asks_for_one(refused: Refused, folder: Pat
         ("grid.seed=3", "--set grid.seed: grid: unknown key; valid: baselines, dataset"),
         (
             "model.name=json:loads",
-            "--set model.name: 'json:loads' must be a class that derives from clray.config.ModelOptions, got <function",
+            "--set model.name: 'json:loads' must be a class that derives from clray.options.ModelOptions, got <function",
         ),
         ("model.name=json:Net", "--set model.name: cannot load 'json:Net': AttributeError: module 'json' has no attribute 'Net'"),
         ("model.name=:Net", "--set model.name: cannot load ':Net': "),
-        ("optimizer.name=clray.models.mlp:MLP", "must be a class that derives from clray.config.OptimizerOptions, got <class"),
+        ("optimizer.name=clray.models.mlp:MLP", "must be a class that derives from clray.options.OptimizerOptions, got <class"),
         ("dataset.name=arrays", ": dataset arrays needs dataset.root, the folder that holds X_train.npy"),
     ],
 )

@@ -29,8 +29,9 @@ from ruamel.yaml import YAML
 
 from clray import plugins
 from clray.cli import app
-from clray.config import DISTRIBUTIONS, Experiment, RandomSearch, Resources, Sweep, Table
+from clray.config import DISTRIBUTIONS, Experiment, RandomSearch, Resources, Sweep
 from clray.documents import LISTS, PLUGIN_TABLES, Document, parse_experiment, read_yaml
+from clray.options import Table
 from clray.store import layout
 from clray.trials.plan import plan_run, plan_sweep
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from clray.config import ModelOptions, OptimizerOptions, StrategyOptions
 from clray.models.pure import PureModel, pure_model
+from clray.options import ModelOptions, OptimizerOptions, StrategyOptions
 from clray.strategies.base import StaticSizes, Strategy, chain
 from clray.transform import Transform
 from clray.types import Array, ModelState, Params, PlacedArray

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from clray.config import Schedule
 from clray.core.evaluate import exact_fraction, scale_images
 from clray.core.program import Lane, LaneState, Pools, Spec
 from clray.core.scenario import choices_of
+from clray.options import Schedule
 from clray.strategies.base import Context, Step, Unfrozen
 from clray.strategies.choices import among
 from clray.types import Array, Batch, Params, Purpose

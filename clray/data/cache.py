@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from clray.config import DatasetOptions, digest
+from clray.config import digest
 from clray.data.npy import open_array, write_array
 from clray.data.pixels import channel_statistics, transformed_blocks
 from clray.data.progress import Progress, terminal_progress
 from clray.data.source import DatasetInfo, Source, Split, checked, class_counts
 from clray.errors import ConfigError, DataError
+from clray.options import DatasetOptions
 
 FORMAT = 1  # part of the key: raise it when prepared files change their meaning
 STALE_SECONDS = 24 * 3600.0

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clray.config import DatasetOptions
 from clray.errors import ConfigError, DataError
+from clray.options import DatasetOptions
 
 BLOCK = 2048  # images: bounds the memory of a pass over a data set of any size
 

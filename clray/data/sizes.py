@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from clray.config import DatasetOptions, Experiment
+from clray.config import Experiment
 from clray.data.sequence import draw_classes
 from clray.data.source import DatasetInfo
 from clray.errors import ConfigError
+from clray.options import DatasetOptions
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clray.config import DatasetOptions
 from clray.errors import DataError
+from clray.options import DatasetOptions
 
 
 class Split(NamedTuple):

@@ -16,10 +16,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clray.config import Experiment, LoggerOptions, digest
+from clray.config import Experiment, digest
 from clray.errors import LeaseLostError
 from clray.loggers.base import Logger, TrialRun
 from clray.loggers.points import points_of
+from clray.options import LoggerOptions
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 

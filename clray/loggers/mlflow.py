@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from clray.config import LoggerOptions
 from clray.loggers.base import Point, TrialRun
 from clray.loggers.tensorboard import flat
+from clray.options import LoggerOptions
 
 TRIAL_TAG = "clray.trial"
 TASKS_TAG = "clray.tasks"

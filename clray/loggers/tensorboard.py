@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from clray.config import LoggerOptions
 from clray.loggers.base import Point, TrialRun
+from clray.options import LoggerOptions
 from clray.store.filesystem import join_path
 
 FOLDER = "tensorboard"

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from clray.config import LoggerOptions
 from clray.loggers.base import Point, TrialRun
+from clray.options import LoggerOptions
 
 BLOCK = 32768
 PROMPT_SECONDS = 1

@@ -8,10 +8,10 @@ import jax
 from flax import nnx
 from pydantic import Field
 
-from clray.config import Count, ModelOptions
 from clray.errors import ConfigError
 from clray.models.convolution import Convolution, max_pool
 from clray.models.initialisers import dense
+from clray.options import Count, ModelOptions
 
 
 class CNN(ModelOptions):

@@ -10,8 +10,8 @@ import jax
 from flax import nnx
 from pydantic import Field
 
-from clray.config import Count, ModelOptions
 from clray.models.initialisers import dense
+from clray.options import Count, ModelOptions
 
 
 class MLP(ModelOptions):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from clray.config import ModelOptions
 from clray.errors import ConfigError
+from clray.options import ModelOptions
 from clray.types import Array, ModelState, Params
 
 

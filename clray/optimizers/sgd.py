@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 import optax
 from pydantic import Field, model_validator
 
-from clray.config import OptimizerOptions, Traced
+from clray.options import OptimizerOptions, Traced
 
 
 class SGD(OptimizerOptions):

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from clray.config import DatasetOptions, Experiment
+from clray.config import Experiment
+from clray.options import DatasetOptions
 from clray.reproduce.comparison import MATCHES, RULE, Row, compared, notes, page, summary, terminal_table
 from clray.reproduce.find import find_files
 from clray.reproduce.match import match_rows

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from clray.config import Count, Table
 from clray.documents import parse_table, read_yaml
+from clray.options import Count, Table
 from clray.places import Document
 
 Text = Annotated[str, Field(min_length=1)]

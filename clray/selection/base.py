@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from clray.config import SelectionOptions
+from clray.options import SelectionOptions
 from clray.types import HostArray
 
 Generators = Callable[[int, int], np.random.Generator]

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from clray.config import Count
+from clray.options import Count
 from clray.selection.base import Factors, Generators, Selecting, TaskView, interleaved
 from clray.types import HostArray
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from clray.config import Count
+from clray.options import Count
 from clray.selection.base import Selecting, TaskView, interleaved
 from clray.types import HostArray
 

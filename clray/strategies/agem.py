@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import BeforeValidator, Field
 
-from clray.config import Count, StepMemory, StrategyOptions
+from clray.options import Count, StepMemory, StrategyOptions
 from clray.strategies.at_boundary import BoundaryKind, misfit, refuse_streaming
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
 from clray.strategies.buffer import Samples

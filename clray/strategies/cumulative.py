@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from clray.config import StrategyOptions
+from clray.options import StrategyOptions
 from clray.strategies.base import Strategy
 
 

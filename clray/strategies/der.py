@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.config import StepMemory, Traced
+from clray.options import StepMemory, Traced
 from clray.strategies.base import Context, StaticSizes, Step, Strategy, TaskData
 from clray.strategies.buffer import append
 from clray.strategies.choices import NO_CHOICE, among, only

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.config import Count, StepMemory, StrategyOptions
+from clray.options import Count, StepMemory, StrategyOptions
 from clray.strategies.at_boundary import misfit
 from clray.strategies.base import Context, StaticSizes, Strategy, StrategyState
 from clray.strategies.buffer import append

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax.numpy as jnp
 from pydantic import Field, model_validator
 
-from clray.config import Count, Traced
+from clray.options import Count, Traced
 from clray.strategies.base import Context, StaticSizes, Step, Strategy, TaskData
 from clray.strategies.fisher import Kind, fisher_diagonal, fisher_of_batch
 from clray.strategies.quadratic import Importance, Regulariser, quadratic, zeros

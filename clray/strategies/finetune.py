@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clray.config import StrategyOptions
+from clray.options import StrategyOptions
 from clray.strategies.base import Strategy
 
 

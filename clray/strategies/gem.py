@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from pydantic import BeforeValidator, Field
 
-from clray.config import Count, StepMemory, StrategyOptions, Traced
+from clray.options import Count, StepMemory, StrategyOptions, Traced
 from clray.strategies.at_boundary import BoundaryKind, misfit, refuse_streaming
 from clray.strategies.base import Context, StaticSizes, Strategy, StrategyState, TaskData
 from clray.strategies.buffer import Samples

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.config import StepMemory, Traced
+from clray.options import StepMemory, Traced
 from clray.strategies.base import Context, StaticSizes, Strategy
 from clray.strategies.choices import among
 from clray.strategies.weighting import Weighted, share_of_past

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.config import Count
+from clray.options import Count
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
 from clray.strategies.choices import only
 from clray.strategies.per_sample import mean_over_samples

@@ -7,7 +7,7 @@ from typing import Annotated
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.config import StrategyOptions, Traced
+from clray.options import StrategyOptions, Traced
 from clray.types import Array, Params
 
 Importance = Annotated[float, Field(ge=0.0), Traced()]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from pydantic import Field
 
-from clray.config import StepMemory, StrategyOptions, Traced
+from clray.options import StepMemory, StrategyOptions, Traced
 from clray.strategies.base import Context, Strategy, StrategyState
 from clray.types import Params
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from clray.config import Traced
+from clray.options import Traced
 from clray.strategies.base import Context, StaticSizes, Step, Strategy
 from clray.strategies.quadratic import Importance, Regulariser, quadratic, zeros
 from clray.types import Array, Batch, Params

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from clray.config import StrategyOptions, Traced
+from clray.options import StrategyOptions, Traced
 from clray.strategies.base import Context
 from clray.types import Array
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from clray.config import Count, Experiment, Logging, Name, SelectionOptions, Table
+from clray.config import Experiment, Logging
+from clray.options import Count, Name, SelectionOptions, Table
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Metric = Literal["cosine", "mse", "norm_ratio"]

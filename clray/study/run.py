@@ -24,10 +24,10 @@ import numpy as np
 import pyarrow as pa
 
 from clray.artifacts import TrialFolders
-from clray.config import SelectionOptions
 from clray.core.lanes import device_bytes
 from clray.core.program import Pools
 from clray.experiment import Member, TrialPack
+from clray.options import SelectionOptions
 from clray.selection.base import Selecting
 from clray.store import layout as names
 from clray.store.checkpoint import unpack_state

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from clray.config import DatasetOptions, Experiment, RandomSearch, Sweep
+from clray.config import Experiment, RandomSearch, Sweep
 from clray.documents import parse_experiment
 from clray.errors import ConfigError
+from clray.options import DatasetOptions
 from clray.places import Document
 from clray.problems import Path_
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clray.config import Experiment, LoggerOptions, Sweep
+from clray.config import Experiment, Sweep
 from clray.data.cache import check, describe
 from clray.data.source import DatasetInfo
 from clray.documents import parse_experiment, parse_sweep, parse_value, read_sweep, read_yaml
 from clray.errors import ConfigError
+from clray.options import LoggerOptions
 from clray.places import Document, join_place
 from clray.sizes import Sizes, sizes_of
 from clray.study.config import Study

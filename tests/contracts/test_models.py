@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from clray import plugins
-from clray.config import ModelOptions
 from clray.models import TABLE
 from clray.models.pure import PureModel, pure_model
+from clray.options import ModelOptions
 
 N_OUTPUTS = 3
 IMAGE = (8, 8, 2)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from clray import plugins
-from clray.config import OptimizerOptions
 from clray.optimizers import TABLE
+from clray.options import OptimizerOptions
 
 N_STEPS = 20
 TOLERANCE = 1e-5

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.config import StrategyOptions, Traced
+from clray.options import StrategyOptions, Traced
 from clray.strategies.base import Context, StaticSizes, Step, Strategy, TaskData
 from clray.types import Array, Batch, Params
 

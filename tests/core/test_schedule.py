@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clray.config import Schedule
 from clray.core.step import schedule_factor
+from clray.options import Schedule
 
 TOTAL = 40
 

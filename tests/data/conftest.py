@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from clray.config import DatasetOptions, Experiment, Logging, ModelOptions, OptimizerOptions, Sequence, StrategyOptions, Training
+from clray.config import Experiment, Logging, Sequence, Training
 from clray.data.cache import Dataset
 from clray.data.source import DatasetInfo
+from clray.options import DatasetOptions, ModelOptions, OptimizerOptions, StrategyOptions
 
 
 class ImageModel(ModelOptions):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clray.config import DatasetOptions
 from clray.data import cache, image_folder
 from clray.data.image_folder import ImageFolder
 from clray.data.pixels import transform
 from clray.errors import ConfigError, DataError
+from clray.options import DatasetOptions
 
 CLASSES = ("ape", "bee", "cow")
 

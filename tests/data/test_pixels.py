@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clray.config import DatasetOptions
 from clray.data import pixels
 from clray.data.pixels import channel_statistics, transform, transformed_blocks
 from clray.errors import ConfigError, DataError
+from clray.options import DatasetOptions
 
 
 def options(**values):

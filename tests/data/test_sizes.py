@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from clray.config import DatasetOptions
 from clray.data.sequence import draw_classes
 from clray.data.sizes import PoolSizes, class_sizes, static_sizes
 from clray.data.source import DatasetInfo
 from clray.errors import ConfigError
+from clray.options import DatasetOptions
 
 INFO = DatasetInfo(4, (100, 40, 70, 90), (20, 15, 30, 25), (2, 3, 1), "uint8")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from clray import data, plugins
-from clray.config import DatasetOptions
 from clray.data import cache
 from clray.data.digits import Digits
 from clray.data.source import Arrays, Source, Split, checked
 from clray.errors import ConfigError, DataError
+from clray.options import DatasetOptions
 
 HEAVY = ("torch", "torchvision", "sklearn", "jax", "ray", "PIL", "rich")
 

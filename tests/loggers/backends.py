@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from clray.config import LoggerOptions
 from clray.loggers.wandb import log_records
+from clray.options import LoggerOptions
 from clray.plugins import options_class
 
 Held = dict[tuple[str, int], list[float]]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from clray import plugins
-from clray.config import Boundaries, StrategyOptions
+from clray.config import Boundaries
 from clray.errors import ConfigError
+from clray.options import StrategyOptions
 from clray.strategies import TABLE
 from clray.strategies.base import Strategy
 from clray.trials.plan import plan_run

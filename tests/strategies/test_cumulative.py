@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clray.config import StrategyOptions
 from clray.core.task import train_task
 from clray.data.order import batch_order
 from clray.errors import ConfigError
 from clray.memory import estimate
+from clray.options import StrategyOptions
 from clray.sizes import sizes_of
 from clray.store.checkpoint import unpack_state
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from clray.config import StrategyOptions
+from clray.options import StrategyOptions
 from clray.strategies.base import Strategy
 
 
