@@ -104,7 +104,7 @@ def compiled(experiment: Experiment, sizes: Sizes, device: Any) -> Any:
     pools = Pools(array((sizes.n_classes, sizes.n_pool, *sizes.input_shape), np.uint8), None, None, source)
     state = jax.eval_shape(lambda lanes: task.fresh_lanes(spec, lanes, np.int32(0)), table)
     logged = jax.eval_shape(functools.partial(task.evaluate_lanes, spec), state, table, pools, np.int32(0))
-    large = Room(logged.hidden, state.params)
+    large = Room(logged.hidden, state.params if spec.log_weights else {})
     room = jax.tree.map(lambda leaf: array((sizes.n_logs, *leaf.shape), leaf.dtype), large)
     number = array(())
     arguments = (state, table, pools, data, number, number, number, room)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from clray.core.evaluate import rows_at_once
 from clray.core.program import Spec
 from clray.core.task import fresh_lanes
 from clray.errors import ResourceError
+from clray.options import HookMemory
 from clray.sizes import Sizes
 from clray.study.config import Study
 from clray.study.estimate import StudyNeeds, study_needs
@@ -88,7 +90,7 @@ def estimate(experiment: Experiment, sizes: Sizes, on_gpu: bool = False) -> Esti
     """Estimates one trial from its sizes.
 
     Args:
-        on_gpu: XLA holds less in a step there. A CPU is the safe guess where it is not known.
+        on_gpu: whether the program is for a GPU, where XLA mostly holds less.
     """
     spec = make_spec(experiment, sizes)
     n_params, state, hidden = _shapes(spec, experiment)
@@ -106,8 +108,10 @@ def estimate(experiment: Experiment, sizes: Sizes, on_gpu: bool = False) -> Esti
     per_image, per_visit = (4, 8) if in_pool else (sample, 4 + (sample + 4) * (spec.cumulative and not is_study))
     n_rows = most_rows(sizes) if is_study else sizes.n_train
     eval_rows = rows_at_once(spec, sizes.classes_per_task if taps else sizes.n_pool_classes, sizes.n_pool)
-    step, per_row = _step_numbers(spec, experiment, sizes, n_params, on_gpu), _evaluation_numbers(spec, sizes, on_gpu, shared=not taps)
-    temporary = repeats * FLOAT * max(step, eval_rows * per_row)
+    held = [options.hook_memory(sizes, on_gpu) for options in experiment.strategy]
+    working = FLOAT * _step_numbers(spec, sizes, n_params, held, on_gpu) + sum(each.data for each in held) * sizes.n_train * sample
+    evaluating = FLOAT * eval_rows * _evaluation_numbers(spec, sizes, on_gpu, shared=not taps)
+    temporary = repeats * max(working, evaluating)
     tables = repeats * evaluated * taps * (2 if taps > 1 else 1) * math.prod(sizes.input_shape) * FLOAT
     # A study measures one network at a time, after training.
     study = study_needs(experiment, sizes, spec, n_params) if isinstance(experiment, Study) else StudyNeeds(0, 0)
@@ -158,13 +162,12 @@ def _shapes(spec: Spec, experiment: Experiment) -> tuple[int, int, int]:
     return sum(leaf.size for leaf in state.params.values()), size, spec.pure_model.hidden_size
 
 
-def _step_numbers(spec: Spec, experiment: Experiment, sizes: Sizes, n_params: int, on_gpu: bool) -> int:
+def _step_numbers(spec: Spec, sizes: Sizes, n_params: int, held: Sequence[HookMemory], on_gpu: bool) -> int:
     """Numbers that one lane holds in a training step: the gradient, what strategies add to it, and all activations of the rows that
     it is taken on. A CPU works on half as many again."""
-    extra = [options.step_memory(sizes, on_gpu) for options in experiment.strategy]
-    rows = sizes.batch_size + sum(each.rows for each in extra)
+    rows = sizes.batch_size + sum(each.rows for each in held)
     activations = rows * sum(size for size, _ in _activations(spec))
-    return n_params * (1 + sum(each.gradients for each in extra)) + (activations if on_gpu else activations * 3 // 2)
+    return n_params * (1 + sum(each.gradients for each in held)) + (activations if on_gpu else activations * 3 // 2)
 
 
 def _evaluation_numbers(spec: Spec, sizes: Sizes, on_gpu: bool, shared: bool) -> int:

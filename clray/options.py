@@ -185,11 +185,12 @@ class OptimizerOptions(PluginOptions):
         raise NotImplementedError
 
 
-class StepMemory(NamedTuple):
-    """What one lane holds on the device in a step because of its strategy, beside its batch, its state and one gradient."""
+class HookMemory(NamedTuple):
+    """What one lane holds on the device while hooks of its strategy work, beside its batch, its state and one gradient."""
 
-    rows: int = 0  # samples whose activations are kept for a gradient, as those of the batch are
+    rows: int = 0  # samples whose activations are there with those of the batch
     gradients: int = 0  # arrays as large as all parameters
+    data: int = 0  # copies of a task's training images
 
 
 class StrategyOptions(PluginOptions):
@@ -211,15 +212,15 @@ class StrategyOptions(PluginOptions):
         del sizes
         return None
 
-    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
-        """What its hooks hold, for the estimate of memory; rows that ``batch`` appends above all.
+    def hook_memory(self, sizes: Any, on_gpu: bool) -> HookMemory:
+        """What its hooks hold at most, for the estimate of memory; rows that ``batch`` appends above all.
 
         Args:
             sizes: of the experiment (``clray.sizes.Sizes``).
             on_gpu: whether the program is for a GPU, where XLA works in other orders.
         """
         del sizes, on_gpu
-        return StepMemory()
+        return HookMemory()
 
 
 class LoggerOptions(PluginOptions):

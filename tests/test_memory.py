@@ -36,7 +36,7 @@ DEEP: dict[str, Any] = {"model__hidden": [32] * 10, "training": {"epochs": 3, "b
         {**DEEP, "strategy": {"name": "er", "replay_batch": 168}},
         {**DEEP, "strategy": {"name": "der++"}},
         {**DEEP, "strategy": {"name": "agem", "reference_batch": 168}},
-        {"model__hidden": [512, 512], "strategy": {"name": "gem"}, "logging__weights": False},
+        {"model__hidden": [512, 512], "sequence__n_tasks": 5, "strategy": {"name": "gem"}, "logging__weights": False},
         {"model__hidden": [512, 512], "strategy": {"name": "shrink_perturb"}, "logging__weights": False},
     ],
     ids=[

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import BeforeValidator, Field
 
-from clray.options import Count, StepMemory, StrategyOptions
+from clray.options import Count, HookMemory, StrategyOptions
 from clray.strategies.at_boundary import BoundaryKind, misfit, refuse_streaming
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
 from clray.strategies.buffer import Samples
@@ -45,8 +45,8 @@ class AGEM(StrategyOptions):
             )
         return misfit(self.selection, sizes)
 
-    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
-        return StepMemory(rows=self.reference_batch or sizes.batch_size, gradients=1)
+    def hook_memory(self, sizes: Any, on_gpu: bool) -> HookMemory:
+        return HookMemory(rows=self.reference_batch or sizes.batch_size, gradients=1)
 
     def build(self) -> Strategy:
         def init(params: Params, sizes: StaticSizes) -> Samples:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.options import StepMemory, Traced
+from clray.options import HookMemory, Traced
 from clray.strategies.base import Context, StaticSizes, Step, Strategy, TaskData
 from clray.strategies.buffer import append
 from clray.strategies.choices import NO_CHOICE, among, only
@@ -94,8 +94,8 @@ class DERPlusPlus(DER):
 
     beta: Strength = 0.5
 
-    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
-        return StepMemory(rows=2 * super().step_memory(sizes, on_gpu).rows)
+    def hook_memory(self, sizes: Any, on_gpu: bool) -> HookMemory:
+        return HookMemory(rows=2 * super().hook_memory(sizes, on_gpu).rows)
 
     def build(self) -> Strategy:
         return self._strategy(n_draws=2)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.options import Count, StepMemory, StrategyOptions
+from clray.options import Count, HookMemory, StrategyOptions
 from clray.strategies.at_boundary import misfit
 from clray.strategies.base import Context, StaticSizes, Strategy, StrategyState
 from clray.strategies.buffer import append
@@ -47,8 +47,8 @@ class Remembering(StrategyOptions):
             return f"memory_size: {self.memory_size} leaves no slot for each of the {n_classes} classes of the sequence (selection ring)"
         return misfit(self.selection, sizes)
 
-    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
-        return StepMemory(rows=self.replay_batch or sizes.batch_size)
+    def hook_memory(self, sizes: Any, on_gpu: bool) -> HookMemory:
+        return HookMemory(rows=self.replay_batch or sizes.batch_size)
 
 
 class ER(Weighted, Remembering):

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax.numpy as jnp
 from pydantic import Field, model_validator
 
-from clray.options import Count, Traced
+from clray.options import Count, HookMemory, Traced
 from clray.strategies.base import Context, StaticSizes, Step, Strategy, TaskData
 from clray.strategies.fisher import Kind, fisher_diagonal, fisher_of_batch
 from clray.strategies.quadratic import Importance, Regulariser, quadratic, zeros
@@ -67,6 +67,10 @@ class EWC(Regulariser):
         if self.fisher_sample_size is not None and self.fisher_sample_size > sizes.n_train:
             return f"fisher_sample_size: {self.fisher_sample_size} is more than the {sizes.n_train} training samples of a task"
         return None
+
+    def hook_memory(self, sizes: Any, on_gpu: bool) -> HookMemory:
+        del sizes
+        return HookMemory(data=0 if self.fisher == "running" or self.fisher_sample_size else 1 if on_gpu else 2)
 
     def build(self) -> Strategy:
         def consolidated(state: State, params: Params, found: Params, ctx: Context) -> State:

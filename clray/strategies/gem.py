@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from pydantic import BeforeValidator, Field
 
-from clray.options import Count, StepMemory, StrategyOptions, Traced
+from clray.options import Count, HookMemory, StrategyOptions, Traced
 from clray.strategies.at_boundary import BoundaryKind, misfit, refuse_streaming
 from clray.strategies.base import Context, StaticSizes, Strategy, StrategyState, TaskData
 from clray.strategies.buffer import Samples
@@ -46,9 +46,10 @@ class GEM(StrategyOptions):
             return f"memory_size: {self.memory_size} is larger than the {sizes.n_train} training samples of a task; use at most that"
         return misfit(self.selection, sizes)
 
-    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
-        # Gradients of all earlier tasks, twice on a GPU; those are taken one task after the other.
-        return StepMemory(rows=max(self.memory_size - sizes.batch_size, 0), gradients=(sizes.n_tasks - 1) * (2 if on_gpu else 1))
+    def hook_memory(self, sizes: Any, on_gpu: bool) -> HookMemory:
+        # Gradients of the earlier tasks, taken in turn: twice on a GPU; on a CPU once, or twice where batches follow the last log.
+        gradients = 2 * (sizes.n_tasks - 1) if on_gpu else 4 * sizes.n_tasks // 3 + 1
+        return HookMemory(rows=max(self.memory_size - sizes.batch_size, 0), gradients=gradients)
 
     def build(self) -> Strategy:
         def init(params: Params, sizes: StaticSizes) -> Samples:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.options import StepMemory, Traced
+from clray.options import HookMemory, Traced
 from clray.strategies.base import Context, StaticSizes, Strategy
 from clray.strategies.choices import among
 from clray.strategies.weighting import Weighted, share_of_past
@@ -37,8 +37,8 @@ class LwF(Weighted):
     def needs_boundaries(self) -> str | None:
         return None
 
-    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
-        return StepMemory(rows=sizes.batch_size // 2 if on_gpu else 0)  # the teacher's forward pass; a CPU is done with it in time
+    def hook_memory(self, sizes: Any, on_gpu: bool) -> HookMemory:
+        return HookMemory(rows=sizes.batch_size // 2 if on_gpu else 0)  # the teacher's; a CPU is done with them in time
 
     def build(self) -> Strategy:
         def penalty(state: State, params: Params, logits: Array, batch: Batch, ctx: Context) -> Array:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from pydantic import Field
 
-from clray.options import Count
+from clray.options import Count, HookMemory
 from clray.strategies.base import Context, StaticSizes, Strategy, TaskData
 from clray.strategies.choices import only
 from clray.strategies.per_sample import mean_over_samples
@@ -34,6 +34,10 @@ class MAS(Regulariser):
         if self.sample_size is not None and self.sample_size > sizes.n_train:
             return f"sample_size: {self.sample_size} is more than the {sizes.n_train} training samples of a task"
         return None
+
+    def hook_memory(self, sizes: Any, on_gpu: bool) -> HookMemory:
+        del sizes
+        return HookMemory(data=0 if self.sample_size else 1 if on_gpu else 2)
 
     def build(self) -> Strategy:
         def end_task(state: State, params: Params, data: TaskData, ctx: Context) -> State:

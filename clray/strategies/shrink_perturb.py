@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from pydantic import Field
 
-from clray.options import StepMemory, StrategyOptions, Traced
+from clray.options import HookMemory, StrategyOptions, Traced
 from clray.strategies.base import Context, Strategy, StrategyState
 from clray.types import Params
 
@@ -28,8 +28,8 @@ class ShrinkPerturb(StrategyOptions):
     def needs_boundaries(self) -> str | None:
         return "it changes the weights at every boundary, so that a false alarm would cost what was learnt"
 
-    def step_memory(self, sizes: Any, on_gpu: bool) -> StepMemory:
-        return StepMemory(gradients=0 if on_gpu else 3)  # the noise, which a GPU draws as it adds it
+    def hook_memory(self, sizes: Any, on_gpu: bool) -> HookMemory:
+        return HookMemory(gradients=0 if on_gpu else 3)  # the noise, which a GPU draws as it adds it
 
     def build(self) -> Strategy:
         return Strategy(begin_task=begin_task)
