@@ -32,7 +32,7 @@ from benchmarks.timing import Row, report
 from clray.assembly import evaluation_pool, make_lanes, make_spec
 from clray.config import Experiment
 from clray.core import task
-from clray.core.program import Pools, Room, TaskArrays
+from clray.core.program import Pools, TaskArrays
 from clray.data.source import DatasetInfo
 from clray.documents import parse_experiment, parse_yaml
 from clray.memory import estimate
@@ -104,8 +104,7 @@ def compiled(experiment: Experiment, sizes: Sizes, device: Any) -> Any:
     pools = Pools(array((sizes.n_classes, sizes.n_pool, *sizes.input_shape), np.uint8), None, None, source)
     state = jax.eval_shape(lambda lanes: task.fresh_lanes(spec, lanes, np.int32(0)), table)
     logged = jax.eval_shape(functools.partial(task.evaluate_lanes, spec), state, table, pools, np.int32(0))
-    large = Room(logged.hidden, state.params if spec.log_weights else {})
-    room = jax.tree.map(lambda leaf: array((sizes.n_logs, *leaf.shape), leaf.dtype), large)
+    room = jax.tree.map(lambda leaf: array((sizes.n_logs, *leaf.shape), leaf.dtype), task._large(spec, state, logged))
     number = array(())
     arguments = (state, table, pools, data, number, number, number, room)
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=SingleDeviceSharding(device)), arguments)
@@ -115,15 +114,12 @@ def compiled(experiment: Experiment, sizes: Sizes, device: Any) -> Any:
 
 NO_KERNEL = re.compile(r" (parameter|get-tuple-element|constant|bitcast|tuple|while|conditional)\(")
 SHAPE = re.compile(r"\b(pred|[sufb]+\d+)\[([\d,]*)\]")
-BYTES = {"pred": 1}
 
 
-def shape_bytes(text: str) -> list[int]:
-    """Bytes of each array whose shape stands in a text."""
-    return [
-        BYTES.get(kind, int(re.sub(r"\D", "", kind) or 8) // 8) * math.prod(int(n) for n in dims.split(",") if n)
-        for kind, dims in SHAPE.findall(text)
-    ]
+def shape_bytes(text: str) -> int:
+    """Bytes of all arrays whose shapes stand in a text; the number in a type's name is its bits, and ``pred`` takes a byte."""
+    found = SHAPE.findall(text)
+    return sum(int(re.sub(r"\D", "", kind) or 8) // 8 * math.prod(int(n) for n in dims.split(",") if n) for kind, dims in found)
 
 
 class Program:
@@ -148,7 +144,7 @@ class Program:
     def kernels(self, name: str) -> tuple[int, int, int]:
         """Kernels of a computation, loops in it that end when the device says so, and bytes moved; one round of each inner loop."""
         lines = self.computations[name]
-        size = {line.split(" = ")[0]: sum(shape_bytes(line.split(" = ")[1].split("(%")[0])) for line in lines if " = " in line}
+        size = {line.split(" = ")[0]: shape_bytes(line.split(" = ")[1].split("(%")[0]) for line in lines if " = " in line}
         count = waits = moved = 0
         for line in lines:
             if " while(" in line:
@@ -185,7 +181,7 @@ def measured(names: list[str]) -> Iterator[Row]:
         kernels, waits, moved = text.kernels(text.step)
         each, by_hand = moved / sizes.n_repeats, COUNTS[name[:3]]()[1]
         yield (
-            f"{name}, R={sizes.n_repeats}".replace(f", R={sizes.n_repeats}, R=", ", R="),
+            name if "R=" in name else f"{name}, R={sizes.n_repeats}",
             f"{total / 2**20:.0f} MiB, estimate {need.program / total:.2f} x; a step: {kernels} kernels, {waits} waits, "
             f"{each / 2**20:.1f} MiB a lane ({each / by_hand:.2f} x by hand), >= {each / BANDWIDTH * 1e6:.2f} us",
             "0.7 to 1.3 x",

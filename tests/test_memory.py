@@ -89,10 +89,10 @@ GPU_MIB = {
 
 
 @pytest.mark.parametrize("name", GPU_MIB)
-def test_estimate_is_within_30_percent_of_a_program_for_a_gpu(name: str) -> None:
+def test_estimate_is_within_10_percent_of_a_program_for_a_gpu(name: str) -> None:
     experiment = experiment_of(PROGRAMS[name])
     need = estimate(experiment, sizes_of(experiment, MNIST if name.startswith("mlp") else CIFAR), on_gpu=True)
-    assert need.program / 2**20 == pytest.approx(GPU_MIB[name], rel=0.3)
+    assert need.program / 2**20 == pytest.approx(GPU_MIB[name], rel=0.1)
 
 
 def test_estimate_of_the_disk_is_within_30_percent_of_the_files(tmp_path: Path) -> None:

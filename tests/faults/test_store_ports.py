@@ -22,7 +22,8 @@ from clray.config import Resources
 from clray.trials.runner_ray import RayRunner
 with RayRunner(Resources(num_gpus=0)):
     node = ray._private.worker._global_node
-    print(json.dumps({"address": node.gcs_address, "mode": os.environ.get("RAY_AUTH_MODE"), "dashboard": node.webui_url}), flush=True)
+    told = {"address": node.gcs_address, "mode": os.environ.get("RAY_AUTH_MODE"), "dashboard": node.webui_url, "logs": node.get_logs_dir_path()}
+    print(json.dumps(told), flush=True)
     sys.stdin.readline()
 """
 VISITOR = (
@@ -80,5 +81,7 @@ def test_a_local_cluster_has_no_dashboard_and_lets_in_only_who_has_the_token(tmp
         with ThreadPoolExecutor(2) as both:
             seen = list(both.map(lambda given: visit(found["address"], **given), strangers))
         assert not any("INSIDE" in text for text in seen)
+        agent = Path(found["logs"], "dashboard_agent.log").read_text()
+        assert "Get dashboard http address failed" not in agent, "which it logs again every second"
     finally:
         owner.communicate("\n", timeout=60)
