@@ -22,7 +22,8 @@ from clray.config import Resources
 from clray.trials.runner_ray import RayRunner
 with RayRunner(Resources(num_gpus=0)):
     node = ray._private.worker._global_node
-    told = {"address": node.gcs_address, "mode": os.environ.get("RAY_AUTH_MODE"), "dashboard": node.webui_url, "logs": node.get_logs_dir_path()}
+    told = {"address": node.gcs_address, "mode": os.environ.get("RAY_AUTH_MODE"), "dashboard": node.webui_url}
+    told["logs"] = node.get_logs_dir_path()
     print(json.dumps(told), flush=True)
     sys.stdin.readline()
 """
