@@ -30,10 +30,10 @@ def interleave(cases: Mapping[str, Callable[[], Any]], repetitions: int) -> dict
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
-def peer(module: str, *arguments: str, python: str | None = None) -> dict[str, Any]:
-    """Runs a peer in a process of its own and reads the JSON line it prints."""
+def peer(module: str, *arguments: str, python: str | None = None, temporary: Path | None = None) -> dict[str, Any]:
+    """Runs a peer in a process of its own and reads the JSON line it prints; ``temporary``: where it writes its files."""
     command = [python or os.environ.get("CLRAY_BENCH_PYTHON", sys.executable), "-m", module, *arguments]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **({"TMPDIR": str(temporary)} if temporary else {})}
     out = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
     return json.loads(out.strip().splitlines()[-1])  # type: ignore[no-any-return]
 

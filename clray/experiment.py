@@ -2,25 +2,25 @@
 
 A pack is one or more trials that share a compiled program: they differ only in seed and in traced hyperparameters. While
 task t trains on the devices, one background thread builds the data of task t + 1 and another writes what task t - 1
-produced; the main thread starts programs. Everything that a task of a trial leaves behind becomes visible in one commit.
+produced; the main thread starts programs. Everything that a task of a trial leaves behind becomes visible in one commit, which
+waits for the disk in a thread of its own: what follows is trained and written meanwhile.
 """
 
 from __future__ import annotations
 
-import functools
-import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from clray.artifacts import FolderWriter, TrialFolders
-from clray.assembly import choice_facts, make_pools, make_spec, stack_lanes
-from clray.baselines import TrainTable, start_experts, train_joint
+from clray.artifacts import TrialFolders
+from clray.assembly import make_pools, make_spec, stack_lanes
+from clray.baselines import start_experts, train_joint
 from clray.calibration import lane_width
 from clray.config import Experiment
 from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, place_once, plan_chunks
@@ -29,21 +29,14 @@ from clray.data.cache import open_dataset
 from clray.data.prefetch import prefetch
 from clray.devices import described, training_devices
 from clray.draw import Draw, side_by_side
+from clray.flush import FlushThreads, PackFolders
 from clray.memory import segments_that_fit
-from clray.process import available_cpus
 from clray.sizes import check_host, sizes_of
 from clray.store.layout import task_folder
 from clray.types import HostArray
 
 LOG_SHARE = 0.3
 """Part of the devices' memory that the logs of one task may fill; those of the next one are there at the same time."""
-
-WRITERS = 2
-"""Trials of a pack that are written at once: one waits for the disk while another is hashed."""
-
-FILES_AT_ONCE = max(2, min(available_cpus() // 2, 8))
-"""Large files that are hashed and written at once, of all trials of a pack together: a core hashes 1.5 to 2 GB a second, and a GPU
-trains hundreds of lanes in the time in which two cores hash their logs."""
 
 SOURCE_SHARE = 0.2
 """Part of a device's memory that the training split may fill so that tasks are gathered there."""
@@ -57,10 +50,13 @@ class Seconds:
 
     phases: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
+    _adding: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, phase: str, since: float) -> None:
         """Counts the time from ``since`` (``time.perf_counter``) to now."""
-        self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - since
+        taken = time.perf_counter() - since
+        with self._adding:
+            self.phases[phase] = self.phases.get(phase, 0.0) + taken
 
     def total(self) -> float:
         """Wall seconds so far."""
@@ -87,9 +83,18 @@ class Member:
         self.state: dict[str, HostArray] | None = None
         self.done: frozenset[str] = frozenset()
 
-    def guard(self, action: Callable[[], None]) -> None:
-        """Runs an action of this trial; a failure ends this trial and no other."""
-        if isinstance(self.outcome, Exception):
+    @property
+    def failed(self) -> bool:
+        """Whether an exception ended it."""
+        return isinstance(self.outcome, Exception)
+
+    def guard(self, action: Callable[[], None], anyway: bool = False) -> None:
+        """Runs an action of this trial; a failure ends this trial and no other.
+
+        Args:
+            anyway: also where the trial has failed.
+        """
+        if self.failed and not anyway:
             return
         try:
             action()
@@ -121,8 +126,7 @@ class TrialPack:
         self.members = list(members)
         self.devices = list(devices or training_devices())
         self.width = width
-        self.writers = ThreadPoolExecutor(WRITERS, "clray-write")
-        self.file_writers = ThreadPoolExecutor(FILES_AT_ONCE, "clray-file")  # their threads, and with them their buffers, stay
+        self.flush_threads = FlushThreads()
         self.seconds = Seconds()
         since = time.perf_counter()
         experiment = members[0].experiment
@@ -201,6 +205,7 @@ class _Sequence:
         self.row_of_lane = [start + repeat for start in starts for repeat in range(self.n_repeats)]
         self.table = stack_lanes([pack.draw_of[member.experiment.seed].lanes(member.experiment) for member in members])
         self.lanes = self.program(pack.spec, self.table)
+        self.folders = PackFolders(pack, self.members)
 
     def program(self, spec: Any, table: Lane) -> ChunkedLanes:
         """The lanes of ``table`` in another program of the same chunks, with the pools that are on the devices already."""
@@ -208,12 +213,12 @@ class _Sequence:
         self.pack.pools_on = lanes.pools_on
         return lanes
 
-    def lanes_of(self, position: int) -> range:
-        """The lanes of the member at ``position``."""
-        return range(position * self.n_repeats, (position + 1) * self.n_repeats)
-
     def run(self, first: int) -> None:
         """Trains from task ``first`` on, with the baselines that are asked for."""
+        with self.folders:
+            self._run(first)
+
+    def _run(self, first: int) -> None:
         fresh = self.lanes.init() if first == 0 or self._missing("initial") else []
         try:
             with ThreadPoolExecutor(1, "clray-flush") as flusher:
@@ -224,23 +229,24 @@ class _Sequence:
                     commit.result()
         finally:
             self.lanes.drop_rooms()
+        self.folders.wait()  # where nothing could be committed, nothing more is trained
         if "joint" in self.members[0].experiment.baselines and self._missing("joint") and not self._all_failed():
             states, train = train_joint(self)
             horizon = self.sizes.n_tasks * self.sizes.total_batches
-            self._commit("joint", self.lanes.snapshot(states, self.sizes.n_tasks - 1), [horizon], train=train)
+            self.folders.write("joint", self.lanes.snapshot(states, self.sizes.n_tasks - 1), [horizon], train=train)
 
     def _missing(self, folder: str) -> bool:
         return any(folder not in member.done for member in self.members)
 
     def _all_failed(self) -> bool:
-        return all(isinstance(member.outcome, Exception) for member in self.members)
+        return all(member.failed for member in self.members)
 
     def _restored(self) -> Any:
         states = [member.state or {} for member in self.members]
         return self.lanes.restore_state({path: np.concatenate([state[path] for state in states]) for path in states[0]})
 
     def _commit_initial(self, fresh: Any) -> None:
-        self._commit("initial", self.lanes.snapshot(fresh), [0])
+        self.folders.write("initial", self.lanes.snapshot(fresh), [0])
 
     def _train(self, states: Any, first: int, flusher: ThreadPoolExecutor, pending: list[Future[None]]) -> None:
         """Args:
@@ -299,79 +305,5 @@ class _Sequence:
         for leaf in {id(leaf): leaf for leaf in jax.tree.leaves(data)}.values():
             leaf.delete()
         self.seconds.add("transfer", since)
-        self._commit(f"task_{task:03d}", host, self.pack.steps, task=task, state=state, expert=expert_logs)
+        self.folders.write(f"task_{task:03d}", host, self.pack.steps, task=task, state=state, expert=expert_logs)
         host.close()
-
-    def _commit(
-        self,
-        folder: str,
-        host: HostLogs,
-        steps: Sequence[int],
-        *,
-        task: int | None = None,
-        state: Mapping[str, HostArray] | None = None,
-        expert: HostLogs | None = None,
-        train: TrainTable | None = None,
-    ) -> None:
-        since = time.perf_counter()
-
-        def write(member: Member, own: range) -> None:
-            repeats = member.experiment.repeat_numbers
-            with member.folders.commit(folder) as out:
-                facts = choice_facts(member.experiment, task if task is not None else 0 if folder == "initial" else -1)
-                out.metrics(steps, repeats, member.experiment.eval_task_numbers, host.of_lanes(own), facts)
-                if task is not None:
-                    out.train(steps, repeats, host.train_accuracy[:, own], host.train_loss[:, own])
-                if train is not None:
-                    out.train(train[0], repeats, train[1][:, own], train[2][:, own])
-                if expert is not None and task is not None:
-                    out.expert(steps, self.sizes.total_batches, repeats, task, expert.of_lanes(own))
-                if state is not None and self.pack.spec.window:
-                    out.boundaries(repeats, state[".watch.steps"][own.start : own.stop])
-                own_state = None if state is None else {path: leaf[own.start : own.stop] for path, leaf in state.items()}
-                self._write_tensors(out, host, member, own, own_state)
-
-        missing = [(member, self.lanes_of(i)) for i, member in enumerate(self.members) if folder not in member.done]
-        list(self.pack.writers.map(lambda given: given[0].guard(lambda: write(*given)), missing))
-        if task is not None:
-            for member, own in missing:
-                accuracy = host.end_accuracy[own.start : own.stop]
-                member.guard(lambda member=member, accuracy=accuracy: self._report(member, task, accuracy))  # type: ignore[misc]
-        self.seconds.add("write", since)
-
-    def _report(self, member: Member, task: int, accuracy: HostArray) -> None:
-        member.folders.prune_states(task)
-        seen = [i for i, number in enumerate(member.experiment.eval_task_numbers) if number <= task]
-        kept = accuracy[:, seen][~np.isnan(accuracy).any(axis=1)] if seen else accuracy[:0]
-        mean = float(kept.mean()) if kept.size else float("nan")
-        member.log.info("task %d of %d committed, accuracy on the tasks so far %.4f", task + 1, self.sizes.n_tasks, mean)
-        member.report({"event": "task", "task": task, "n_tasks": self.sizes.n_tasks, "accuracy": mean})
-
-    def _write_tensors(self, out: FolderWriter, host: HostLogs, member: Member, own: range, state: Mapping[str, HostArray] | None) -> None:
-        """The large files of a folder, several at once, the largest first."""
-        labels = self.pack.draw_of[member.experiment.seed].labels
-        jobs: list[tuple[int, Callable[[], None]]] = []
-        if self.sizes.n_kept:
-            hidden = (host.n_logs, *labels.shape[:2], self.sizes.n_subsamples, self.pack.spec.pure_model.hidden_size)
-            jobs.append((math.prod(hidden), lambda: out.representations(hidden, representation_blocks(host, own, labels))))
-        for name, shape in host.weight_shapes.items():
-            whole = (host.n_logs, len(own), *shape)
-            jobs.append((math.prod(whole), functools.partial(out.weights, name, whole, host.weights(name, own))))
-        if state is not None:
-            jobs.append((sum(leaf.size for leaf in state.values()), lambda: out.state(state)))
-        running = [self.pack.file_writers.submit(job) for _, job in sorted(jobs, key=lambda job: -job[0])]
-        wait(running)  # all of them: what goes on writing would bring back a folder that a failure removes
-        for future in running:
-            future.result()
-
-
-def representation_blocks(host: HostLogs, lanes: Sequence[int], labels: HostArray) -> Iterator[HostArray]:
-    """(E, S, H) of every lane at each log point: the pools' hidden states dealt to tasks, label 0's samples first.
-
-    Args:
-        lanes: of one trial.
-        labels: (R, E, C) positions of the tasks' classes in the pool.
-    """
-    for hidden in host.hidden(lanes):
-        for states, own in zip(hidden, labels, strict=True):
-            yield states[own].reshape(len(own), -1, states.shape[-1])  # (E, C, S/C, H) to (E, S, H)

@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -84,6 +85,8 @@ class Attempt:
         self._layout = SweepLayout().trial(trial.trial_id)
         self._trial = trial
         self._log = io.StringIO()
+        self._kept = 0
+        self._keeping = threading.Lock()
         self._logged = time.monotonic()
         self._record: dict[str, Any] = {
             "attempt": trial.attempt,
@@ -139,12 +142,12 @@ class Attempt:
                 self._write({"end": now(), "outcome": "interrupted", "error": outcome.error})
 
     def _flush(self, more: str = "", trace: str | None = None) -> None:
-        text = self._log.getvalue()
-        if text or more:
-            append_log(self._storage, self._layout, text + more, trace)
-        self._log.seek(0)
-        self._log.truncate()
-        self._logged = time.monotonic()
+        with self._keeping:
+            text = self._log.getvalue()[self._kept :]  # other threads may add lines at any moment
+            if text or more:
+                append_log(self._storage, self._layout, text + more, trace)
+            self._kept += len(text)
+            self._logged = time.monotonic()
 
     def _write(self, fields: Mapping[str, Any], new_folder: bool = False) -> None:
         write_attempt(self._storage, self._layout, self._trial.attempt, {**self._record, **fields}, new_folder)

@@ -170,6 +170,7 @@ def _plant_training(sequence: Any) -> None:
             if task > self.begun and (root / member.folders.trial_id / f"train:{task}").exists():
                 with flushed:
                     flushed.wait_for(lambda: getattr(self, "flushed", -1) >= task - 1, 60)
+                self.folders.wait()
             carry_out(root, member.folders.trial_id, f"train:{task}")
         return started
 
