@@ -225,8 +225,8 @@ class _Sequence:
                 pending = [flusher.submit(self._commit_initial, fresh)] if self._missing("initial") else []
                 if first < self.sizes.n_tasks:
                     self._train(fresh if first == 0 else self._restored(), first, flusher, pending)
-                for commit in pending:
-                    commit.result()
+                for writing in pending:
+                    writing.result()
         finally:
             self.lanes.drop_rooms()
         self.folders.wait()  # where nothing could be committed, nothing more is trained
@@ -251,7 +251,7 @@ class _Sequence:
     def _train(self, states: Any, first: int, flusher: ThreadPoolExecutor, pending: list[Future[None]]) -> None:
         """Args:
         flusher: writes one folder after another.
-        pending: commits that are not waited for yet; afterwards one at most.
+        pending: folders being written that are not waited for yet; afterwards one at most.
         """
         with_experts = "expert" in self.members[0].experiment.baselines
         # Where a folder in the middle was lost, what comes after it is there.

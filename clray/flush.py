@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -37,12 +36,14 @@ trains hundreds of lanes in the time in which two cores hash their logs."""
 
 
 class FlushThreads:
-    """Threads of a pack. They stay, and with them the buffers that each writes from."""
+    """Threads of a pack. They stay, and with them the buffers that each writes from. One alone tells who listens (progress, loggers),
+    one trial at a time: whoever is slow there keeps no commit waiting."""
 
     def __init__(self) -> None:
         self.writers = ThreadPoolExecutor(WRITERS, "clray-write")
         self.committers = ThreadPoolExecutor(WRITERS, "clray-commit")
         self.files = ThreadPoolExecutor(FILES_AT_ONCE, "clray-file")
+        self.teller = ThreadPoolExecutor(1, "clray-tell")
 
 
 class PackFolders:
@@ -52,7 +53,7 @@ class PackFolders:
         self._pack = pack
         self._members = members
         self._committing: dict[Member, Future[None]] = {}
-        self._telling = threading.Lock()
+        self._telling: dict[Member, Future[None]] = {}  # the last one each; they are told in turn
 
     def __enter__(self) -> PackFolders:
         return self
@@ -60,12 +61,13 @@ class PackFolders:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.wait()
         if error is None:
-            for commit in self._committing.values():
-                commit.result()
+            for done in (*self._committing.values(), *self._telling.values()):
+                done.result()
 
     def wait(self) -> None:
-        """Waits until nothing that was written is left to be committed."""
+        """Waits until nothing that was written is left to be committed, or told."""
         wait(self._committing.values())
+        wait(self._telling.values())
 
     def write(
         self,
@@ -122,27 +124,30 @@ class PackFolders:
             self._committing.pop(member).result()
         if isinstance(member.outcome, Exception):
             raise member.outcome
-        written = stack.pop_all()
+        written, threads = stack.pop_all(), self._pack.flush_threads
 
         def commit() -> None:
             since = time.perf_counter()
             written.close()
-            if task is not None:
-                self._report(member, task, accuracy)
             self._pack.seconds.add("commit", since)
+            if task is not None:
+                member.folders.prune_states(task)
+                self._telling[member] = threads.teller.submit(member.guard, lambda: self._tell(member, task, accuracy), anyway=True)
 
-        # What is written whole is committed even if the next folder cannot be written.
-        self._committing[member] = self._pack.flush_threads.committers.submit(member.guard, commit, anyway=True)
+        try:
+            # What is written whole is committed even if the next folder cannot be written.
+            self._committing[member] = threads.committers.submit(member.guard, commit, anyway=True)
+        except BaseException:  # the interpreter is on its way out
+            with written:
+                raise
 
-    def _report(self, member: Member, task: int, accuracy: HostArray) -> None:
-        member.folders.prune_states(task)
+    def _tell(self, member: Member, task: int, accuracy: HostArray) -> None:
         seen = [i for i, number in enumerate(member.experiment.eval_task_numbers) if number <= task]
         kept = accuracy[:, seen][~np.isnan(accuracy).any(axis=1)] if seen else accuracy[:0]
         mean = float(kept.mean()) if kept.size else float("nan")
         n_tasks = self._pack.sizes.n_tasks
-        with self._telling:  # whoever listens hears one trial at a time
-            member.log.info("task %d of %d committed, accuracy on the tasks so far %.4f", task + 1, n_tasks, mean)
-            member.report({"event": "task", "task": task, "n_tasks": n_tasks, "accuracy": mean})
+        member.log.info("task %d of %d committed, accuracy on the tasks so far %.4f", task + 1, n_tasks, mean)
+        member.report({"event": "task", "task": task, "n_tasks": n_tasks, "accuracy": mean})
 
     def _write_tensors(self, out: FolderWriter, host: HostLogs, member: Member, own: range, state: Mapping[str, HostArray] | None) -> None:
         """The large files of a folder, several at once, the largest first."""

@@ -39,7 +39,8 @@ _S3_OPTIONS: dict[str, Any] = {
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS}
 _RETRY_VARIABLES = ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")
 _CONFLICT_TRIES = 6
-_memory_lock = threading.Lock()
+_memory_lock = threading.RLock()
+"""fsspec's memory file system lists a dictionary that other threads may change meanwhile."""
 
 
 class ObjectStorage(Storage):
@@ -145,8 +146,7 @@ class ObjectStorage(Storage):
         with self._explained("write", path, FileExistsError):
             for attempt in range(_CONFLICT_TRIES):
                 try:
-                    with _memory_lock if self.protocol == "memory" else contextlib.nullcontext():
-                        self._fs.pipe_file(full, data, mode="create")
+                    self._fs.pipe_file(full, data, mode="create")
                     return
                 except Exception as error:
                     if isinstance(error, FileExistsError) or _answered(error, 412, "PreconditionFailed"):
@@ -206,7 +206,8 @@ class ObjectStorage(Storage):
     @contextlib.contextmanager
     def _explained(self, action: str, path: str, *passed: type[OSError]) -> Iterator[None]:
         try:
-            yield
+            with _memory_lock if self.protocol == "memory" else contextlib.nullcontext():
+                yield
         except Exception as error:  # clients raise all sorts: botocore and aiohttp errors are no OSErrors
             if isinstance(error, (OutputError, *passed)):
                 raise

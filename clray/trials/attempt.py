@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ import socket
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,6 +70,20 @@ class Outcome:
     traceback: str = ""
 
 
+class _Lines(logging.Handler):
+    """Keeps what is logged, a line each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: deque[str] = deque()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.logged.append(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
+
+
 class Attempt:
     """One attempt, as its worker records it.
 
@@ -84,8 +98,7 @@ class Attempt:
         self._check = check
         self._layout = SweepLayout().trial(trial.trial_id)
         self._trial = trial
-        self._log = io.StringIO()
-        self._kept = 0
+        self._lines = _Lines()
         self._keeping = threading.Lock()
         self._logged = time.monotonic()
         self._record: dict[str, Any] = {
@@ -143,10 +156,11 @@ class Attempt:
 
     def _flush(self, more: str = "", trace: str | None = None) -> None:
         with self._keeping:
-            text = self._log.getvalue()[self._kept :]  # other threads may add lines at any moment
-            if text or more:
-                append_log(self._storage, self._layout, text + more, trace)
-            self._kept += len(text)
+            lines = list(self._lines.logged)  # other threads may add more at any moment
+            if lines or more:
+                append_log(self._storage, self._layout, "".join(lines) + more, trace)
+            for _ in lines:
+                self._lines.logged.popleft()
             self._logged = time.monotonic()
 
     def _write(self, fields: Mapping[str, Any], new_folder: bool = False) -> None:
@@ -155,7 +169,7 @@ class Attempt:
     @contextlib.contextmanager
     def captured_log(self) -> Iterator[None]:
         """Collects what is logged for this trial, and what is logged for none in particular."""
-        handler = logging.StreamHandler(self._log)
+        handler = self._lines
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         own = f"clray.trial.{self._trial.trial_id}"
         handler.addFilter(lambda record: record.name == own or not record.name.startswith("clray.trial."))

@@ -119,6 +119,23 @@ def test_what_was_written_whole_is_committed_where_the_next_task_cannot_be_writt
     assert folders(trials[1]) == folders(trials[2]) == ["initial", "task_000", "task_001", "task_002"]
 
 
+def test_a_slow_listener_keeps_no_commit_waiting(tmp_path: Path) -> None:
+    trials = prepare(*(tiny(seed=seed) for seed in range(6)), folder=tmp_path / "sweep")
+    all_there: list[bool] = []
+
+    def listen(event: Mapping[str, Any]) -> None:
+        if event["task"] == 2 and not all_there:
+            deadline = time.monotonic() + WAIT / 4
+            while not (there := all("task_002" in folders(trial) for trial in trials)) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            all_there.append(there)
+
+    for trial in trials:
+        trial.member.report = listen
+    trials[0].pack.run()
+    assert all_there == [True]
+
+
 def test_listeners_hear_one_trial_at_a_time_and_its_tasks_in_order(tmp_path: Path) -> None:
     talking, together = threading.Lock(), []
     heard: dict[int, list[int]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +40,37 @@ def test_files_come_and_go(storage: Storage) -> None:
     storage.remove_tree("a")
     assert storage.list_files("") == {}
     assert storage.list_names("") == []
+
+
+class SlowlyListed(dict[str, Any]):
+    """Other threads have their turn between any two items."""
+
+    def items(self) -> Any:
+        for item in super().items():
+            time.sleep(1e-4)
+            yield item
+
+
+def test_memory_is_listed_while_others_write_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "store", SlowlyListed())
+    storage = Storage.of("memory://busy")
+    for number in range(20):
+        storage.replace_bytes(f"a/{number}", b"1")
+
+    enough = threading.Event()
+
+    def change() -> None:
+        while not enough.is_set():
+            storage.replace_bytes("b/1", b"1")
+            storage.remove_file("b/1")
+
+    with ThreadPoolExecutor(1) as pool:
+        changing = pool.submit(change)
+        try:
+            assert [len(storage.list_files("a")) for _ in range(20)] == [20] * 20
+        finally:
+            enough.set()
+        changing.result()
 
 
 def test_missing_files_are_missing(storage: Storage) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,19 @@ def test_the_log_is_on_disk_before_the_attempt_ends(storage: Storage) -> None:
         assert storage.read_bytes(TRIAL.log).decode().endswith(" INFO so far\n")
         attempt.end({"status": "done"})
     assert storage.read_bytes(TRIAL.log).decode().count("so far") == 1
+
+
+def test_lines_that_are_logged_while_the_log_is_kept_are_there_once(storage: Storage) -> None:
+    attempt = Attempt(storage, trial())
+    attempt.begin()
+    logger = logging.getLogger("clray.trial.t_1")
+    with attempt.captured_log(), ThreadPoolExecutor(4) as pool:
+        talking = [pool.submit(lambda own=own: [logger.info("line %d", own + i) for i in range(500)]) for own in range(0, 2000, 500)]
+        while not all(each.done() for each in talking):
+            attempt.keep_log()
+        attempt.end({"status": "done"})
+    logged = [int(line.rpartition(" ")[2]) for line in storage.read_bytes(TRIAL.log).decode().splitlines()]
+    assert sorted(logged) == list(range(2000))
 
 
 def test_a_job_under_a_lease_that_was_taken_over_writes_nothing(storage: Storage) -> None:
