@@ -37,7 +37,7 @@ trains hundreds of lanes in the time in which two cores hash their logs."""
 
 class FlushThreads:
     """Threads of a pack. They stay, and with them the buffers that each writes from. One alone tells who listens (progress, loggers),
-    one trial at a time: whoever is slow there keeps no commit waiting."""
+    one trial at a time: whoever is slow there keeps nothing waiting but what these trials commit next."""
 
     def __init__(self) -> None:
         self.writers = ThreadPoolExecutor(WRITERS, "clray-write")
@@ -119,9 +119,10 @@ class PackFolders:
 
     def _commit_later(self, member: Member, stack: contextlib.ExitStack, task: int | None, accuracy: HostArray) -> None:
         """Commits a folder that is written, which ``stack`` does on closing, in another thread. One folder of a trial at a time:
-        a task is never committed where the one before it was not."""
-        if member in self._committing:
-            self._committing.pop(member).result()
+        a task is never committed where the one before it was not, or where whoever heard of that one stopped the trial."""
+        for under_way in (self._committing, self._telling):
+            if member in under_way:
+                under_way.pop(member).result()
         if isinstance(member.outcome, Exception):
             raise member.outcome
         written, threads = stack.pop_all(), self._pack.flush_threads
