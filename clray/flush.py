@@ -124,7 +124,7 @@ class PackFolders:
             if member in under_way:
                 under_way.pop(member).result()
         if isinstance(member.outcome, Exception):
-            raise member.outcome
+            raise member.outcome  # the folder is dropped
         written, threads = stack.pop_all(), self._pack.flush_threads
 
         def commit() -> None:
