@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import gc
 import sys
 import time
 from collections.abc import Iterator
@@ -141,6 +142,7 @@ def sweep(
         from clray.trials.plan import parse_settings, plan_sweep
 
         plan = plan_sweep(file, parse_settings(settings or []))
+        gc.freeze()  # the plan stays until the end: no looking for garbage in it
         if dry_run:
             from clray.trials.dry_run import print_dry_run
 

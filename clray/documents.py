@@ -37,6 +37,9 @@ RUAMEL_TRIPS = (ValueError, RecursionError, ArithmeticError, AttributeError, Key
 PLUGIN_TABLES = {"dataset": "datasets", "model": "models", "optimizer": "optimizers", "strategy": "strategies", "loggers": "loggers"}
 LISTS = ("strategy", "loggers")
 """Tables of which there may be several; one alone need not be in a list."""
+FINETUNE = [{"name": "finetune"}]
+Known = dict[tuple[str, int], tuple[Any, Any]]
+"""Key of the top level and id of what is written there, to that itself and what was read from it."""
 
 
 def read_yaml(path: str | Path) -> Document:
@@ -181,27 +184,19 @@ class _Reader:
         raise ConfigError(f"{Document(self.source, {}, self.lines).where(path)}: {text}")
 
 
-def parse_experiment(document: Document) -> Experiment:
+def parse_experiment(document: Document, known: Known | None = None) -> Experiment:
     """Validates an experiment with all its plug-in options.
+
+    Args:
+        document: of the experiment.
+        known: tables that were read for other points of the same sweep; filled here. What no axis changes is read once.
 
     Raises:
         ConfigError: one message with every problem found, each with its place and what is valid.
     """
     problems: list[Problem] = []
-    data = {key: _tuples(value, (key,), problems) for key, value in document.data.items()}
-    if "strategy" not in data:
-        data["strategy"] = ({"name": "finetune"},)
-    for key, kind in PLUGIN_TABLES.items():
-        if key not in data:
-            continue
-        value = data[key]
-        many = key in LISTS
-        tables = value if many and isinstance(value, tuple) else [value]
-        if key == "loggers":
-            tables = type(tables)({"name": table} if isinstance(table, str) else table for table in tables)
-            value = tables if isinstance(value, tuple) else value
-        built = [_plugin(kind, table, (key, i) if tables is value else (key,), problems) for i, table in enumerate(tables)]
-        data[key] = tuple(built) if many else built[0]
+    given = document.data if "strategy" in document.data else document.data | {"strategy": FINETUNE}
+    data = {key: _read_once(key, value, problems, {} if known is None else known) for key, value in given.items()}
     model = Study if "study" in data else Experiment
     if model is Study:
         _prepare_study(data, "strategy" in document.data, problems)
@@ -217,6 +212,32 @@ def parse_experiment(document: Document) -> Experiment:
     if problems or experiment is None:
         raise ConfigError(_message(document, problems))
     return experiment
+
+
+def _read_once(key: str, value: Any, problems: list[Problem], known: Known) -> Any:
+    """One value of the top level, from ``known`` where the very same table was read without a problem before."""
+    place = key, id(value)
+    if place in known:
+        return known[place][1]
+    before = len(problems)
+    read = _tuples(value, (key,), problems)
+    if key in PLUGIN_TABLES:
+        read = _plugins(key, read, problems)
+    if isinstance(value, (dict, list)) and len(problems) == before:
+        known[place] = value, read  # with the table itself, so that no other gets its id
+    return read
+
+
+def _plugins(key: str, value: Any, problems: list[Problem]) -> Any:
+    """The options of the plug-in, or plug-ins, that a table of the top level names."""
+    many = key in LISTS
+    tables = value if many and isinstance(value, tuple) else [value]
+    if key == "loggers":
+        tables = type(tables)({"name": table} if isinstance(table, str) else table for table in tables)
+        value = tables if isinstance(value, tuple) else value
+    kind = PLUGIN_TABLES[key]
+    built = [_plugin(kind, table, (key, i) if tables is value else (key,), problems) for i, table in enumerate(tables)]
+    return tuple(built) if many else built[0]
 
 
 def _prepare_study(data: dict[str, Any], has_strategy: bool, problems: list[Problem]) -> None:

@@ -7,6 +7,7 @@ name at run time (see ``plugins``), so this room imports nothing heavy.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -60,9 +61,9 @@ class Table(BaseModel):
     def canonical(self) -> dict[str, Any]:
         """The table as plain data with values equal to their default left out; equal meaning gives equal output."""
         out: dict[str, Any] = {}
-        for key, field in type(self).model_fields.items():
+        for key, has_default, default in _identity_fields(type(self)):
             value = getattr(self, key)
-            if key in self.not_in_identity or (not field.is_required() and value == field.get_default(call_default_factory=True)):
+            if has_default and (value is default or value == default):
                 continue
             plain = _plain(value)
             if plain != {}:
@@ -94,6 +95,17 @@ TableT = TypeVar("TableT", bound=Table)
 def traced_fields(table: type[Table]) -> dict[str, Traced]:
     """The fields of ``table`` that carry a ``Traced`` marker."""
     return {key: marker for key, field in table.model_fields.items() for marker in field.metadata if isinstance(marker, Traced)}
+
+
+@functools.cache
+def _identity_fields(table: type[Table]) -> tuple[tuple[str, bool, Any], ...]:
+    """Key, whether there is a default, and the default, of the fields that are part of the identity. Made once a class: pydantic copies a
+    default whenever it is asked for, which was most of what the identities of many trials took."""
+    return tuple(
+        (key, not field.is_required(), None if field.is_required() else field.get_default(call_default_factory=True))
+        for key, field in table.model_fields.items()
+        if key not in table.not_in_identity
+    )
 
 
 def _lists(value: Any) -> Any:

@@ -6,6 +6,7 @@ nothing depends on which repeats are run.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -46,10 +47,14 @@ def class_sizes(info: DatasetInfo, options: DatasetOptions) -> ClassSizes:
     ``validation_fraction`` of each class, rounded down, is held out from the end of its training images. The fraction is
     taken as the decimal number that was written: 0.29 of 100 is 29, although the nearest float is below that.
     """
-    fraction = Fraction(str(options.validation_fraction))
-    held_out = tuple(int(fraction * n) for n in info.train_counts)
-    train = tuple(n - held for n, held in zip(info.train_counts, held_out, strict=True))
-    return ClassSizes(train, held_out, info.test_counts)
+    return _divided(info.train_counts, info.test_counts, options.validation_fraction)
+
+
+@functools.cache
+def _divided(train: tuple[int, ...], test: tuple[int, ...], validation_fraction: float) -> ClassSizes:
+    fraction = Fraction(str(validation_fraction))
+    held_out = tuple(int(fraction * n) for n in train)
+    return ClassSizes(tuple(n - held for n, held in zip(train, held_out, strict=True)), held_out, test)
 
 
 def static_sizes(info: DatasetInfo, experiment: Experiment) -> PoolSizes:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from clray.config import Experiment, RandomSearch, Sweep
-from clray.documents import parse_experiment
+from clray.documents import Known, parse_experiment
 from clray.errors import ConfigError
 from clray.options import DatasetOptions
 from clray.places import Document
@@ -94,9 +94,10 @@ def expand(
     base = base if "name" in base.data else base.override({"name": sweep.name}, "name of the sweep")
     marks: dict[Any, str | None] = {}
     places: dict[Path_, str] = {}
+    known: Known = {}
     for values, paths in points(sweep):
         places |= {path: (place or axis_place)(document, path) for path in paths.values() if path not in places}
-        experiment = parse_experiment(base.override(values, {key: places[path] for key, path in paths.items()}))
+        experiment = parse_experiment(base.override(values, {key: places[path] for key, path in paths.items()}), known)
         if experiment.dataset not in marks:
             marks[experiment.dataset] = fingerprint_at(base, fingerprint, experiment.dataset) if fingerprint else None
         trial_id = experiment.trial_id(marks[experiment.dataset])

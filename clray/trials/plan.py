@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import gc
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,19 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """What a plan is made of stays, and looking for garbage in ten thousand trials again and again takes a sixth of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@_no_garbage()
 def plan_sweep(source: str | Path | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Plan:
     """Plans a sweep from a file, or from plain data of the same form.
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clray import documents
 from clray.errors import ConfigError
 from clray.trials.expand import MOST_POINTS, count_points, expand, points
 from tests.trials.sweeps import expanded, parsed, sweep
@@ -201,3 +202,17 @@ def test_files_that_people_own_are_looked_at_once_a_data_set() -> None:
     trials = expand(checked, Document("s", data["experiment"]), fingerprint)
     assert len(trials) == len(list(itertools.product(range(3), range(2))))
     assert looked == [20, 30]
+
+
+def test_tables_that_no_axis_changes_are_validated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    validated: list[str] = []
+    read = documents._plugin
+
+    def counted(kind: str, *given: Any) -> Any:
+        validated.append(kind)
+        return read(kind, *given)
+
+    monkeypatch.setattr(documents, "_plugin", counted)
+    trials = expanded(sweep(grid={"seed": list(range(20)), "model": [{"name": "mlp", "hidden": [4]}, {"name": "mlp", "hidden": [5]}]}))
+    assert sorted(validated) == ["datasets", "models", "models", "optimizers", "strategies"]
+    assert [trial.experiment.model.hidden for trial in trials[:3]] == [(4,), (5,), (4,)]  # type: ignore[attr-defined]

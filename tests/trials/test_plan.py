@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,18 @@ class Choosy(MLP):
 def test_settings_are_yaml_by_dotted_key() -> None:
     given = ["a.b=1e-5", "c = [1, {d: x}]", "e=", "f=a=b", "a.b=2"]
     assert parse_settings(given) == {"a.b": 2, "c": [1, {"d": "x"}], "e": None, "f": "a=b"}
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_garbage_is_collected_after_a_plan_as_before_it(collects: bool) -> None:
+    try:
+        for rate, refused in ((0.1, False), (-1.0, True)):
+            gc.enable() if collects else gc.disable()
+            with pytest.raises(ConfigError) if refused else contextlib.nullcontext():
+                plan_sweep(sweep(grid={"optimizer.learning_rate": [rate]}))
+            assert gc.isenabled() == collects
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("item", ["seed", "=3", "  =3"])
