@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from clray.errors import ConfigError, OutputError, ResourceError, UserError
@@ -20,7 +21,7 @@ from clray.trials.runner_local import LocalRunner, Runner
 from clray.trials.sweep import SweepResult, run_plan, sweep_root
 
 if TYPE_CHECKING:
-    from clray.config import Experiment
+    from clray.config import Experiment, Resources
     from clray.results import SweepResults
 
 CONNECT_SECONDS = 5.0
@@ -43,6 +44,8 @@ def execute(
     """
     if not local and output.startswith("memory:"):
         raise ConfigError("--output memory://: lives inside one process, and Ray's workers are others; use a folder, s3://, or --local")
+    if not local and importlib.util.find_spec("ray") is None:
+        raise ResourceError("Ray is not installed here: pip install ray, or give --local to run one trial after the other in this process")
     if not local and address is not None:
         check_address(address)
     width_by_hand()  # raises here, where nothing has started, and not in every trial
@@ -55,20 +58,25 @@ def execute(
         runner: Any = LocalRunner()
         here = True
         if not local:
-            from clray.trials.runner_ray import RayRunner
-
-            on_ray = RayRunner(plan.sweep.resources, address)
-            runner, here = connected(on_ray), on_ray.here
+            runner, here = on_ray(plan.sweep.resources, address), not address and not _connected()
         return run_plan(plan, storage, runner, on_event, lease, retry_failed, here)
 
 
 @contextlib.contextmanager
-def connected(runner: AbstractContextManager[Runner]) -> Iterator[Runner]:
-    """The runner, entered without the signal handlers that it brings along."""
+def on_ray(resources: Resources, address: str | None) -> Iterator[Runner]:
+    """A runner on Ray, which is imported only where there is something to run; without the signal handlers that it brings along."""
+    from clray.trials.runner_ray import RayRunner
+
     with contextlib.ExitStack() as stack:
         with kept_signals():
-            active = stack.enter_context(runner)
+            active = stack.enter_context(RayRunner(resources, address))
         yield active
+
+
+def _connected() -> bool:
+    """Whether this process is connected to a Ray already, which is used then."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def checked_output(output: str, name: str) -> Storage:

@@ -165,7 +165,6 @@ class RayRunner:
     def __init__(self, resources: Resources, address: str | None = None):
         self._resources = resources
         self._address = address
-        self.here = not address and not ray.is_initialized()  # a cluster of this machine alone, which ``with`` starts
         self._started = False
         self._loopback = contextlib.ExitStack()
 
