@@ -26,7 +26,7 @@ from clray.store.layout import SweepLayout, TrialLayout
 from clray.store.lease import Fence
 from clray.store.reader import committed_folders, read_commit, read_file, read_table, verify
 from clray.store.result import write_result
-from clray.store.rows import axes_of, evaluated_rows, table_of
+from clray.store.rows import axes_of, evaluated_rows, numbers_of, table_of
 from clray.store.upkeep import discard_uncommitted, prune_state, set_aside
 from clray.store.writer import FolderCommit, npy_bytes, write_once
 from clray.types import HostArray
@@ -274,7 +274,7 @@ class TrialFolders:
             commit = read_commit(self.storage, self.trial, folder)
             if commit is None:
                 raise OutputError(f"{self.storage.shown(self.trial.folder(folder))} is not committed")
-            column = read_table(self.storage, commit, names.END)["accuracy"].to_numpy()
+            column = numbers_of(read_table(self.storage, commit, names.END)["accuracy"])
             return column.reshape(n_repeats, n_evaluated).T
 
         tasks = range(experiment.sequence.n_tasks)
@@ -328,12 +328,12 @@ class TrialFolders:
             for task in range(experiment.sequence.n_tasks):
                 commit = read_commit(self.storage, self.trial, names.task_folder(task))
                 assert commit is not None
-                last.append(read_table(self.storage, commit, names.EXPERT)["accuracy"].to_numpy()[-n_repeats:])
+                last.append(numbers_of(read_table(self.storage, commit, names.EXPERT)["accuracy"])[-n_repeats:])
             values["expert_acc"] = np.mean(last, axis=0)
         if "joint" in experiment.baselines:
             commit = read_commit(self.storage, self.trial, names.JOINT)
             assert commit is not None
-            column = read_table(self.storage, commit, names.END)["accuracy"].to_numpy()
+            column = numbers_of(read_table(self.storage, commit, names.END)["accuracy"])
             values["joint_acc"] = column.reshape(n_repeats, -1).mean(axis=1)
         return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clray.errors import UserError, did_you_mean
+from clray.errors import ResourceError, UserError, did_you_mean
+from clray.trials.entry import execute, quiet
 from clray.trials.plan import parse_settings, plan_run, plan_sweep
 from tests.core.tiny import tiny
 
@@ -188,16 +190,38 @@ def test_a_dry_run_starts_neither_torch_nor_ray_nor_a_jax_backend(sweep: Path) -
     assert "1 trial" in done.stdout
 
 
-def test_run_imports_no_ray(tmp_path: Path) -> None:
+def test_run_imports_neither_ray_nor_pandas(tmp_path: Path) -> None:
     (tmp_path / "tiny.json").write_text(json.dumps(tiny(n_repeats=1, sequence={"n_tasks": 1})))
+    assert command("data", "prepare", "digits", folder=tmp_path).returncode == 0  # reads it by scikit-learn, which imports pandas
     code = (
         "import sys; sys.argv = ['clray', 'run', 'tiny.json', '-q']\n"
         "from clray.cli import app\n"
         "try: app()\nexcept SystemExit as end: assert not end.code, end.code\n"
-        "print('ray' in sys.modules)"
+        "print([name for name in ('ray', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert done.stdout.strip() == "False", done.stdout + done.stderr
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_a_finished_sweep_that_is_run_again_imports_neither_ray_nor_pandas(sweep: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['clray', 'sweep', 'tries.yaml']\n"
+        "from clray.cli import app\n"
+        "try: app()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "print([name for name in ('ray', 'pandas') if name in sys.modules])"
+    )
+    assert command("sweep", sweep.name, "--local", folder=sweep.parent).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], cwd=sweep.parent, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+    assert "1 trial: 0 to run, 1 finished before" in done.stderr
+
+
+def test_a_sweep_without_ray_installed_says_what_to_do(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    with pytest.raises(ResourceError, match="Ray is not installed here: pip install ray, or give --local"):
+        execute(plan_sweep(sweep), str(sweep.parent / "out"), quiet, local=False)
+    assert not (sweep.parent / "out").exists()
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -14,6 +14,7 @@ from clray.store.commit import Commit
 from clray.store.filesystem import Storage
 from clray.store.layout import END, INITIAL, METRICS, TRAIN, SweepLayout, task_folder
 from clray.store.reader import read_commit, read_table
+from clray.store.rows import numbers_of
 
 MOST_TASKS = 20
 """Evaluated tasks with a curve of their own. Of more, only the task in training and the mean over those seen are logged."""
@@ -32,18 +33,18 @@ def points_of(storage: Storage, trial_id: str, task: int, eval_tasks: Sequence[i
     """
     commit = _commit(storage, trial_id, task_folder(task))
     metrics, train, end = (read_table(storage, commit, name) for name in (METRICS, TRAIN, END))
-    steps = train["step"].to_numpy()
+    steps = numbers_of(train["step"])
     n_repeats = end.num_rows // len(eval_tasks)
     steps = steps[::n_repeats]
     shape = (len(steps), n_repeats, len(eval_tasks))
-    curves = {key: _mean(metrics[key].to_numpy().reshape(shape)) for key in ("accuracy", "loss")}  # (L, E)
-    batches = {key: _mean(train[key].to_numpy().reshape(shape[:2])) for key in ("accuracy", "loss")}  # (L,)
-    last = {key: _mean(end[key].to_numpy().reshape(1, *shape[1:]))[0] for key in ("accuracy", "loss")}  # (E,)
+    curves = {key: _mean(numbers_of(metrics[key]).reshape(shape)) for key in ("accuracy", "loss")}  # (L, E)
+    batches = {key: _mean(numbers_of(train[key]).reshape(shape[:2])) for key in ("accuracy", "loss")}  # (L,)
+    last = {key: _mean(numbers_of(end[key]).reshape(1, *shape[1:]))[0] for key in ("accuracy", "loss")}  # (E,)
     start, when = task * batches_per_task, _seconds(commit)
     points = []
     if task == 0:
         before = read_table(storage, _commit(storage, trial_id, INITIAL), END)
-        untrained = {key: _mean(before[key].to_numpy().reshape(1, *shape[1:]))[0] for key in ("accuracy", "loss")}
+        untrained = {key: _mean(numbers_of(before[key]).reshape(1, *shape[1:]))[0] for key in ("accuracy", "loss")}
         points.append(Point(0, when, _finite(_evaluated(untrained, task, eval_tasks))))
     for log, step in enumerate(steps):
         values = _evaluated({key: curve[log] for key, curve in curves.items()}, task, eval_tasks)

@@ -16,6 +16,7 @@ from clray.config import canonical_json
 from clray.errors import OutputError
 from clray.store.filesystem import Storage, is_name
 from clray.store.layout import TRIALS_SCHEMA, SweepLayout
+from clray.store.rows import column
 from clray.trials.status import TrialStatus
 
 METRICS = ("acc", "forgetting", "forgetting_from_first", "bwt", "fwt", "learning_acc")
@@ -59,13 +60,13 @@ def to_arrow(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     extra = sorted({key for row in rows for key in row if key.endswith("_mean")} | {f"{name}_mean" for name in METRICS})
     names = [name.removesuffix("_mean") for name in extra]
     ordered = [name for name in METRICS if name in names] + [name for name in names if name not in METRICS]
-    arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in TRIALS_SCHEMA]
+    arrays = [column([row.get(field.name) for row in rows], field.type) for field in TRIALS_SCHEMA]
     columns = dict(zip(TRIALS_SCHEMA.names, arrays, strict=True))
     for key in params:
         columns[key] = _parameter_column([row.get(key) for row in rows])
     for name in ordered:
         for part in ("mean", "sem"):
-            columns[f"{name}_{part}"] = pa.array([_number(row.get(f"{name}_{part}")) for row in rows], pa.float64())
+            columns[f"{name}_{part}"] = column([_number(row.get(f"{name}_{part}")) for row in rows], pa.float64())
     return pa.table(columns)
 
 
@@ -76,8 +77,8 @@ def _number(value: Any) -> float | None:
 def _parameter_column(values: Sequence[Any]) -> pa.Array:
     given = [value for value in values if value is not None]
     if given and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in given):
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    return pa.array([None if v is None else v if isinstance(v, str) else canonical_json(v) for v in values], pa.string())
+        return column([None if value is None else float(value) for value in values], pa.float64())
+    return column([None if v is None else v if isinstance(v, str) else canonical_json(v) for v in values], pa.string())
 
 
 def read_rows(storage: Storage, layout: SweepLayout) -> list[dict[str, Any]]:
