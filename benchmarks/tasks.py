@@ -51,10 +51,17 @@ def run_child(n_tasks: int, n_repeats: int = 8) -> dict[str, float]:
     return json.loads(out.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def several(n_tasks: int, n_runs: int) -> dict[str, float]:
-    """Medians of some runs, so that the first one, which compiles, does not count: compiling takes more memory than training."""
-    runs = [run_child(n_tasks) for _ in range(n_runs)]
-    return {key: statistics.median(found[key] for found in runs) for key in runs[0]}
+def several(rounds: int = 3, short_runs: int = 5) -> tuple[dict[str, float], dict[str, float]]:
+    """Medians of T = 5 and of T = 500, in turn: five runs of the first, in which few tasks count, before each of the second.
+
+    So the very first run, which compiles, does not count: compiling takes more memory than training.
+    """
+    short, long = [], []
+    for _ in range(rounds):
+        short += [run_child(5) for _ in range(short_runs)]
+        long.append(run_child(500))
+    first, second = ({key: statistics.median(run[key] for run in runs) for key in runs[0]} for runs in (short, long))
+    return first, second
 
 
 def whole_process(n_tasks: int, n_repeats: int) -> float:
@@ -80,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--avalanche", action="store_true")
     args = parser.parse_args()
-    short, long = several(5, 5), several(500, 3)
+    short, long = several()
     rows = [
         (
             "seconds per task, T=500 against T=5",
