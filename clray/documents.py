@@ -39,7 +39,7 @@ LISTS = ("strategy", "loggers")
 """Tables of which there may be several; one alone need not be in a list."""
 FINETUNE = [{"name": "finetune"}]
 Known = dict[tuple[str, int], tuple[Any, Any]]
-"""Key of the top level and id of what is written there, to that itself and what was read from it."""
+"""Key of a plug-in's table and id of what is written there, to that itself and the options that were read from it."""
 
 
 def read_yaml(path: str | Path) -> Document:
@@ -189,14 +189,21 @@ def parse_experiment(document: Document, known: Known | None = None) -> Experime
 
     Args:
         document: of the experiment.
-        known: tables that were read for other points of the same sweep; filled here. What no axis changes is read once.
+        known: plug-ins' tables that were read for other points of the same sweep; filled here. What no axis changes is read once.
 
     Raises:
         ConfigError: one message with every problem found, each with its place and what is valid.
     """
     problems: list[Problem] = []
+    known = {} if known is None else known
     given = document.data if "strategy" in document.data else document.data | {"strategy": FINETUNE}
-    data = {key: _read_once(key, value, problems, {} if known is None else known) for key, value in given.items()}
+    read = {key: known[key, id(value)][1] for key, value in given.items() if (key, id(value)) in known}
+    data = {key: read[key] if key in read else _tuples(value, (key,), problems) for key, value in given.items()}
+    for key in PLUGIN_TABLES:
+        if key in data and key not in read:
+            data[key] = _plugins(key, data[key], problems)
+            if isinstance(given[key], (dict, list)) and not problems:
+                known[key, id(given[key])] = given[key], data[key]  # with the table itself, so that no other gets its id
     model = Study if "study" in data else Experiment
     if model is Study:
         _prepare_study(data, "strategy" in document.data, problems)
@@ -212,20 +219,6 @@ def parse_experiment(document: Document, known: Known | None = None) -> Experime
     if problems or experiment is None:
         raise ConfigError(_message(document, problems))
     return experiment
-
-
-def _read_once(key: str, value: Any, problems: list[Problem], known: Known) -> Any:
-    """One value of the top level, from ``known`` where the very same table was read without a problem before."""
-    place = key, id(value)
-    if place in known:
-        return known[place][1]
-    before = len(problems)
-    read = _tuples(value, (key,), problems)
-    if key in PLUGIN_TABLES:
-        read = _plugins(key, read, problems)
-    if isinstance(value, (dict, list)) and len(problems) == before:
-        known[place] = value, read  # with the table itself, so that no other gets its id
-    return read
 
 
 def _plugins(key: str, value: Any, problems: list[Problem]) -> Any:

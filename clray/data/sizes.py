@@ -47,7 +47,7 @@ def class_sizes(info: DatasetInfo, options: DatasetOptions) -> ClassSizes:
     ``validation_fraction`` of each class, rounded down, is held out from the end of its training images. The fraction is
     taken as the decimal number that was written: 0.29 of 100 is 29, although the nearest float is below that.
     """
-    return _divided(info.train_counts, info.test_counts, options.validation_fraction)
+    return _divided(tuple(info.train_counts), tuple(info.test_counts), options.validation_fraction)  # a plug-in may give lists
 
 
 @functools.cache

@@ -53,9 +53,12 @@ def column(values: Sequence[Any] | HostArray, type_: pa.DataType) -> pa.Array:
             texts = [b"" if value is None else value.encode() for value in values]
             ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
             return pa.Array.from_buffers(type_, len(texts), [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
-        values = np.array([0 if value is None else value for value in values], None if values else dtype)
-    numbers = values.astype(dtype, casting="same_kind")
-    if dtype.kind == "i" and (numbers != values).any():
+        values = np.array([0 if value is None else value for value in values])
+    if values.dtype.kind not in "iuf":
+        raise TypeError(f"{values.dtype} values are no {type_}")
+    with np.errstate(invalid="ignore"):
+        numbers = values.astype(dtype)
+    if dtype.kind == "i" and (numbers != values).any():  # whole numbers may come as floats
         raise OverflowError(f"{values.max()} or {values.min()} is no {type_}")
     return pa.Array.from_buffers(type_, len(numbers), [valid, pa.py_buffer(numbers)])
 

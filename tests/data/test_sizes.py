@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from clray.data.sequence import draw_classes
@@ -27,6 +28,12 @@ def test_smallest_class_is_taken_after_the_hold_out(experiment):
 def test_validation_pools_come_from_the_held_out_part(experiment):
     sizes = static_sizes(INFO, experiment(split="validation", dataset={"validation_fraction": 0.25}))
     assert sizes.test_per_class == 10
+
+
+def test_counts_of_a_plugin_may_be_lists_or_arrays():
+    for counts in ([100, 40, 70, 90], np.array([100, 40, 70, 90])):
+        given = DatasetInfo(4, counts, list(INFO.test_counts), (2, 3, 1), "uint8")
+        assert class_sizes(given, options(validation_fraction=0.29)) == class_sizes(INFO, options(validation_fraction=0.29))
 
 
 def test_hold_out_rounds_the_written_decimal_down():

@@ -39,6 +39,11 @@ def test_whole_numbers_with_nulls_equal_arrows(values: Sequence[Any]) -> None:
     assert same(column(values, pa.int32()), pa.array(values, pa.int32()))
 
 
+@given(st.lists(st.none() | st.integers(-9, 9) | st.integers(-9, 9).map(float), max_size=20))
+def test_whole_numbers_may_be_floats(values: Sequence[Any]) -> None:
+    assert same(column(values, pa.int32()), pa.array(values, pa.int32()))
+
+
 @given(st.lists(FLOATS, max_size=20))
 def test_a_numpy_array_keeps_nan_and_is_copied(values: list[float]) -> None:
     array = np.array(values, np.float32)
@@ -56,7 +61,9 @@ def test_numbers_come_back_whatever_the_chunks(chunks: list[list[float]]) -> Non
     np.testing.assert_array_equal(found, held.to_numpy())
 
 
-@pytest.mark.parametrize(("value", "kind"), [("three", pa.float64()), (2**31, pa.int32()), ("\ud800", pa.string()), ("3", pa.int32())])
+@pytest.mark.parametrize(
+    ("value", "kind"), [("three", pa.float64()), (2**31, pa.int32()), ("\ud800", pa.string()), ("3", pa.int32()), (True, pa.int32())]
+)
 def test_a_value_of_another_kind_is_refused(value: Any, kind: pa.DataType) -> None:
     with pytest.raises((ValueError, TypeError, OverflowError)):
         pa.array([value], kind)

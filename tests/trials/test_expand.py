@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from clray import documents
 from clray.errors import ConfigError
 from clray.trials.expand import MOST_POINTS, count_points, expand, points
-from tests.trials.sweeps import expanded, parsed, sweep
+from tests.trials.sweeps import expanded, experiment, parsed, sweep
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, 50),
@@ -216,3 +217,38 @@ def test_tables_that_no_axis_changes_are_validated_once(monkeypatch: pytest.Monk
     trials = expanded(sweep(grid={"seed": list(range(20)), "model": [{"name": "mlp", "hidden": [4]}, {"name": "mlp", "hidden": [5]}]}))
     assert sorted(validated) == ["datasets", "models", "models", "optimizers", "strategies"]
     assert [trial.experiment.model.hidden for trial in trials[:3]] == [(4,), (5,), (4,)]  # type: ignore[attr-defined]
+
+
+POPPING = """
+from pydantic import model_validator
+
+from clray.selection.random import Random
+
+
+class Popping(Random):
+    k: int = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_out(cls, table):
+        if "kk" in table:
+            return {"k": table.pop("kk"), **table}
+        return table
+"""
+
+
+def test_a_plugin_that_takes_its_table_apart_spoils_no_later_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "popping.py").write_text(POPPING)
+    monkeypatch.syspath_prepend(tmp_path)
+    memory = {"methods": [{"name": "popping:Popping", "kk": 3}], "fractions": [0.5], "num_samples": 2}
+    trials = expanded(sweep(base=experiment(study="gradient_similarity", memory=memory), grid={"seed": [0, 1, 2]}))
+    assert [trial.experiment.memory.methods[0].k for trial in trials] == [3, 3, 3]  # type: ignore[attr-defined]
+
+
+def test_all_problems_of_a_point_are_told_in_one_order() -> None:
+    wrong = experiment(optimizer={"name": "nope"}, training={"epochs": 1, "batch_size": float("inf")})
+    with pytest.raises(ConfigError) as caught:
+        expanded(sweep(base=wrong, grid={"seed": [0, 1]}))
+    first, second = str(caught.value).splitlines()[-2:]
+    assert "batch_size" in first  # numbers that nothing can take come first, wherever they are
+    assert "nope" in second

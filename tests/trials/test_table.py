@@ -47,6 +47,11 @@ def test_a_swept_key_is_a_column_of_numbers_where_all_values_are(values: list[An
     assert param(*values) == (kind, column)
 
 
+def test_counts_that_another_tool_made_floats_are_counts_again() -> None:
+    rows = [{"trial_id": f"t_{i}", "status": "done", "attempts": 1.0, "n_diverged": given} for i, given in enumerate((2.0, None, 1))]
+    assert to_arrow(rows)["n_diverged"].to_pylist() == [2, None, 1]
+
+
 def test_columns_are_fixed_then_parameters_then_metrics() -> None:
     done = TrialStatus("done", 2, 1, result={"n_diverged": 1, "seconds": 2.5, "metrics": {"acc": {"mean": 0.5, "sem": None}}})
     table = to_arrow([row_of("t_1", {"b": 1, "a": "x"}, done), row("t_2", a="y")])
