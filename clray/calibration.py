@@ -55,7 +55,7 @@ def lane_width(spec: Spec, n_lanes: int, devices: Sequence[jax.Device], n_tasks:
     if len(candidates) < 2 or flops < (WORTH_FLOPS if on_cpu else OTHER_WORTH_FLOPS):
         return None
     width = remembered(key_of(spec, devices), candidates, lambda width: seconds_per_lane(spec, width, devices))
-    return width if on_cpu else even_width(n_lanes, len(devices), width)  # a few wide chunks: what pads the last one would be a lot
+    return even_width(n_lanes, len(devices), width)  # what pads the last chunk, or leaves a device idle, could be a lot
 
 
 def remembered(key: str, candidates: Sequence[int], measure: Callable[[int], float]) -> int:

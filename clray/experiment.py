@@ -8,6 +8,7 @@ waits for the disk in a thread of its own: what follows is trained and written m
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from clray.assembly import make_pools, make_spec, stack_lanes
 from clray.baselines import start_experts, train_joint
 from clray.calibration import lane_width
 from clray.config import Experiment
-from clray.core.lanes import ChunkedLanes, HostLogs, device_bytes, place_once, plan_chunks
+from clray.core.lanes import CPU_WIDTH, ChunkedLanes, HostLogs, device_bytes, place_once, plan_chunks
 from clray.core.program import Lane, Pools, TaskArrays
 from clray.data.cache import open_dataset
 from clray.data.prefetch import prefetch
@@ -71,6 +72,7 @@ class Member:
         first: the task to go on with.
         state: host arrays [R, ...] before that task; None before task 0.
         done: folders that are committed already.
+        lone: whether it goes on in a program of one lane (see ``Commit``); None where it begins.
     """
 
     def __init__(self, experiment: Experiment, folders: TrialFolders, report: Report | None = None):
@@ -82,6 +84,7 @@ class Member:
         self.first = 0
         self.state: dict[str, HostArray] | None = None
         self.done: frozenset[str] = frozenset()
+        self.lone: bool | None = None
 
     @property
     def failed(self) -> bool:
@@ -125,6 +128,7 @@ class TrialPack:
     ):
         self.members = list(members)
         self.devices = list(devices or training_devices())
+        self.on_cpu = self.devices[0].platform == "cpu"
         self.width = width
         self.flush_threads = FlushThreads()
         self.seconds = Seconds()
@@ -134,7 +138,10 @@ class TrialPack:
         self.sizes = sizes_of(experiment, dataset.info)
         check_host(self.sizes)
         spec = make_spec(experiment, self.sizes)
-        available = log_bytes if log_bytes is not None else int(LOG_SHARE * sum(map(device_bytes, self.devices)))
+        # As if all devices were as full as the fullest.
+        n_lanes = len(members) * self.sizes.n_repeats
+        filled = n_lanes / math.ceil(n_lanes / len(self.devices))
+        available = log_bytes if log_bytes is not None else int(LOG_SHARE * filled * min(map(device_bytes, self.devices)))
         segments = segments_that_fit(experiment, self.sizes, len(members), available)
         self.spec = replace(spec, n_segments=segments)
         for member in members[1:]:
@@ -153,7 +160,7 @@ class TrialPack:
             if gather is None or gather:
                 self.pools = self.pools._replace(train=np.ascontiguousarray(source))
             gather = False
-        fits = self.devices[0].platform != "cpu" and source.nbytes < SOURCE_SHARE * device_bytes(self.devices[0])
+        fits = not self.on_cpu and source.nbytes < SOURCE_SHARE * device_bytes(self.devices[0])
         self.source_on = place_once(np.asarray(source), self.devices) if (fits if gather is None else gather) else None
         self.pixels = self.source_on is None and self.pools.train is None
         self.seconds.add("data", since)
@@ -167,12 +174,19 @@ class TrialPack:
         for member in self.members:
             member.guard(lambda member=member: self._begin(member))  # type: ignore[misc]
         alive = [member for member in self.members if member.outcome is None]
-        for first in sorted({member.first for member in alive}):
-            _Sequence(self, [member for member in alive if member.first == first]).run(first)
+        for first, lone in sorted({(member.first, self._lone(member)) for member in alive}):
+            _Sequence(self, [member for member in alive if (member.first, self._lone(member)) == (first, lone)], lone).run(first)
         share = self.seconds.total() / len(self.members)
         for member in self.members:
             member.guard(lambda member=member: self._finish(member, share))  # type: ignore[misc]
         return [member.outcome for member in self.members]  # type: ignore[misc]
+
+    def _lone(self, member: Member) -> bool:
+        """Whether a trial is trained one lane a chunk where devices outnumber its lanes: on CPUs only by itself, and to its end.
+        Otherwise its last bits would depend on the trials beside it, and on whether it was interrupted."""
+        if not self.on_cpu:
+            return True
+        return len(self.members) == 1 if member.lone is None else member.lone
 
     def _begin(self, member: Member) -> None:
         draw = self.draw_of[member.experiment.seed]
@@ -180,6 +194,7 @@ class TrialPack:
         member.folders.begin(member.experiment, draw.classes, self.eval_samples, *draw.loader.transforms)
         member.first, member.state, member.done = member.folders.resume_point(self.sizes.n_tasks)
         member.done |= {folder for folder in ("initial", "joint") if member.folders.committed(folder)}
+        member.lone = member.folders.was_lone(task_folder(member.first - 1) if member.first else "initial")
         member.log.info("training on %s", described(self.devices))
         if member.first:
             member.log.info("resuming after task %d of %d", member.first, self.sizes.n_tasks)
@@ -191,7 +206,7 @@ class TrialPack:
 class _Sequence:
     """The members of a pack that go on from the same task, as lanes: trial after trial, repeat after repeat."""
 
-    def __init__(self, pack: TrialPack, members: Sequence[Member]):
+    def __init__(self, pack: TrialPack, members: Sequence[Member], lone: bool = True):
         self.pack = pack
         self.members = list(members)
         self.sizes = pack.sizes
@@ -199,8 +214,11 @@ class _Sequence:
         self.seconds = pack.seconds
         self.seeds = list(dict.fromkeys(member.experiment.seed for member in members))
         n_lanes = len(members) * self.n_repeats
-        width = pack.width or lane_width(pack.spec, n_lanes, pack.devices, pack.sizes.n_tasks)
-        self.chunks = plan_chunks(n_lanes, pack.devices, width)
+        goes_on_lone = pack.on_cpu and lone and members[0].lone is True
+        width = pack.width or (1 if goes_on_lone else lane_width(pack.spec, n_lanes, pack.devices, pack.sizes.n_tasks))
+        self.chunks = plan_chunks(n_lanes, pack.devices, width, narrowest=1 if lone else CPU_WIDTH)
+        for member in members:
+            member.folders.lone = pack.on_cpu and len(self.chunks[0].lanes) == 1
         starts = [self.seeds.index(member.experiment.seed) * self.n_repeats for member in members]
         self.row_of_lane = [start + repeat for start in starts for repeat in range(self.n_repeats)]
         self.table = stack_lanes([pack.draw_of[member.experiment.seed].lanes(member.experiment) for member in members])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clray.documents import Document, parse_sweep
 from clray.trials.expand import Trial, expand
-from clray.trials.pack import even_parts, make_packs, pack_key
+from clray.trials.pack import even_parts, make_packs, pack_key, program_of
 from tests.core.tiny import tiny
 
 
@@ -50,6 +50,15 @@ def test_trials_that_differ_in_shape_or_structure_do_not(key: str, values: list[
     assert pack_key(first.experiment) != pack_key(second.experiment)
 
 
+@pytest.mark.parametrize(("policy", "together"), [("disjoint", False), ("reuse", False), ("fixed", True)])
+def test_seeds_share_a_program_only_where_tasks_are_equally_large(policy: str, together: bool) -> None:
+    """With all images of every class, N is that of the classes that a seed draws."""
+    sequence = {"n_tasks": 3, "policy": policy} | ({"classes": [[0, 1], [2, 3], [4, 5]]} if policy == "fixed" else {})
+    first, second = trials_of(seed=[1, 2], sequence=[sequence], **{"dataset.train_per_class": ["all"]})
+    assert (pack_key(first.experiment) == pack_key(second.experiment)) is together
+    assert (program_of(first.experiment) == program_of(second.experiment)) is together
+
+
 def sizes(packs: list[list[Trial]]) -> list[int]:
     return [len(pack) for pack in packs]
 
@@ -62,6 +71,14 @@ def test_no_slot_stays_idle_to_widen_a_pack() -> None:
     trials = trials_of(**{"optimizer.learning_rate": RATES})
     for slots in range(1, 10):
         assert len(make_packs(trials, slots, "auto", lambda trial: 1000)) == min(slots, 6)
+
+
+def test_no_slot_stays_idle_in_the_last_round_either() -> None:
+    trials = trials_of(**{"optimizer.learning_rate": [0.01 * i for i in range(1, 51)]})
+    assert sizes(make_packs(trials, 4, "auto", lambda trial: 40)) == [7, 7, 6, 6, 6, 6, 6, 6]  # not five of ten, the last of them alone
+    for slots in range(1, 60):
+        n_packs = len(make_packs(trials, slots, "auto", lambda trial: 40))
+        assert n_packs % slots == 0 or n_packs == 50
 
 
 def test_max_lanes_of_one_gives_every_trial_a_pack_of_its_own() -> None:

@@ -35,18 +35,20 @@ class Chunk:
     n_real: int
 
 
-def plan_chunks(n_lanes: int, devices: Sequence[jax.Device], width: int | None = None) -> tuple[Chunk, ...]:
+def plan_chunks(n_lanes: int, devices: Sequence[jax.Device], width: int | None = None, narrowest: int = 1) -> tuple[Chunk, ...]:
     """Deals A lanes to devices in chunks of one width.
 
     Args:
         n_lanes: A.
         devices: of this process that training may use.
         width: lanes a chunk; None: at most ``CPU_WIDTH`` on CPU, all that a device gets elsewhere, as even as possible.
+        narrowest: lanes a chunk at least, where ``width`` is None. On CPU programs of two and more lanes give the same bits; XLA
+            rounds otherwise in a program of one.
     """
     if width is None:
         share = math.ceil(n_lanes / len(devices))
         widest = min(CPU_WIDTH, share) if devices[0].platform == "cpu" else share
-        width = even_width(n_lanes, len(devices), widest)
+        width = max(narrowest, even_width(n_lanes, len(devices), widest))
     chunks: list[Chunk] = []
     for start in range(0, n_lanes, width):
         real = tuple(range(start, min(start + width, n_lanes)))
@@ -90,11 +92,14 @@ class ChunkedLanes:
         Args:
             lanes: host arrays with a leading axis A.
             pools: host arrays.
-            pools_on: the same pools where they are on the devices already.
+            pools_on: the same pools, where they are on some devices already.
         """
         self.spec = spec
         self.chunks = tuple(chunks)
-        self.pools_on = pools_on or {device: to_device(pools, device) for device in dict.fromkeys(c.device for c in self.chunks)}
+        self.pools_on = dict(pools_on or {})
+        for device in dict.fromkeys(chunk.device for chunk in self.chunks):
+            if device not in self.pools_on:
+                self.pools_on[device] = to_device(pools, device)
         self.lanes_of = [to_device(_rows(lanes, chunk), chunk.device) for chunk in self.chunks]
         self.n_lanes = sum(chunk.n_real for chunk in self.chunks)
         self._rooms: list[list[Room]] = []  # with a room a chunk each

@@ -77,6 +77,7 @@ class Commit:
         time: ISO 8601, UTC.
         files: name -> entry.
         clray: the version that wrote it; empty where that is not known.
+        lone: it was computed by a program of one lane, which rounds otherwise than those of several.
     """
 
     path: str
@@ -87,6 +88,7 @@ class Commit:
     time: str
     files: Mapping[str, FileEntry]
     clray: str = ""
+    lone: bool = False
 
     def file(self, name: str) -> str:
         """The path of a file, relative to the storage's root. Raises KeyError for names that are not in this commit."""
@@ -103,7 +105,7 @@ class Commit:
             "folder": self.folder,
             "time": self.time,
             "files": {name: entry.to_json(name) for name, entry in self.files.items()},
-        }
+        } | ({"lone": True} if self.lone else {})
         document["checksum"] = checksum_of(document)
         return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -141,7 +143,7 @@ def _checked(document: dict[str, Any], path: str) -> Commit:
     if not all(isinstance(text, str) for text in texts.values()) or document["format"] != FORMAT:
         raise ValueError("a value has another type")
     files = {name: _checked_entry(name, entry) for name, entry in document["files"].items()}
-    return Commit(path=path, folder=folder, files=files, **texts)
+    return Commit(path=path, folder=folder, files=files, lone=document.get("lone") is True, **texts)
 
 
 def _checked_entry(name: str, entry: dict[str, Any]) -> FileEntry:

@@ -23,7 +23,8 @@ def pack_key(experiment: Experiment) -> str:
     plain = experiment.canonical()
     if isinstance(experiment, Study):
         return digest(plain | {"dataset": {**experiment.dataset.canonical(), "root": experiment.dataset.root}})
-    plain.pop("seed", None)
+    if not _sizes_follow_seed(experiment):
+        plain.pop("seed", None)
     plain["optimizer"] = experiment.optimizer.structure().canonical()
     plain["strategy"] = [options.structure().canonical() for options in experiment.strategy]
     plain["dataset"] = {**experiment.dataset.canonical(), "root": experiment.dataset.root}
@@ -33,7 +34,13 @@ def pack_key(experiment: Experiment) -> str:
 def program_of(experiment: Experiment) -> Experiment:
     """Equal where ``pack_key`` is, and quicker to tell for thousands of trials."""
     traced = {"optimizer": experiment.optimizer.structure(), "strategy": tuple(options.structure() for options in experiment.strategy)}
-    return experiment.model_copy(update={"name": "", "seed": 0, "loggers": (), **traced})
+    seed = {} if _sizes_follow_seed(experiment) else {"seed": 0}
+    return experiment.model_copy(update={"name": "", "loggers": (), **seed, **traced})
+
+
+def _sizes_follow_seed(experiment: Experiment) -> bool:
+    """Whether N depends on which classes are drawn: with all their images, tasks of another seed may be larger."""
+    return experiment.dataset.train_per_class == "all" and experiment.sequence.policy in ("disjoint", "reuse")
 
 
 def make_packs(
@@ -48,19 +55,21 @@ def make_packs(
         lanes_that_fit: lanes of a trial's kind that fit into the memory of one task.
 
     Returns:
-        Packs in the order of their first trials. Where one pack could have been wider, no slot is left idle.
+        Packs in the order of their first trials. Where packs could have been wider, no slot is left idle: neither at first, nor in the
+        last of several rounds.
     """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         groups.setdefault(pack_key(trial.experiment), []).append(trial)
-    packs = []
-    for group in groups.values():
+    counts = {}
+    for key, group in groups.items():
         most = min(MOST_LANES, lanes_that_fit(group[0])) if max_lanes == "auto" else max_lanes
         per_pack = max(1, most // len(group[0].experiment.repeat_numbers))
-        packs += even_parts(group, -(-len(group) // per_pack))
-    while len(packs) < min(slots, len(trials)):
-        widest = max(range(len(packs)), key=lambda i: len(packs[i]))
-        packs[widest : widest + 1] = even_parts(packs[widest], 2)
+        counts[key] = -(-len(group) // per_pack)
+    rounds = -(-sum(counts.values()) // slots)
+    for _ in range(min(rounds * slots, len(trials)) - sum(counts.values())):
+        counts[max(groups, key=lambda key: len(groups[key]) / counts[key])] += 1
+    packs = [pack for key, group in groups.items() for pack in even_parts(group, counts[key])]
     order = {trial.trial_id: i for i, trial in enumerate(trials)}
     return sorted(packs, key=lambda pack: order[pack[0].trial_id])
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
+from clray.core.task import train_task
 from tests.core.tiny import Arrays, OneTrial, arrays_of, assert_same_bits, prepare, tiny
 
 
@@ -111,3 +113,78 @@ def test_a_failing_trial_of_a_pack_ends_alone_and_resumes(tmp_path: Path, base_t
     assert not any(isinstance(outcome, Exception) for outcome in again[0].pack.run())
     assert_same_bits(arrays_of(failing.folder), arrays_of(base_trial.folder))
     assert nonces(fine.folder) == before
+
+
+RATES = (0.05, 0.1, 0.2)
+
+
+def one_repeat(rate: float) -> dict[str, Any]:
+    """The tiny trial with a single repeat, so that devices outnumber lanes, and a strategy of which a lone lane rounds otherwise."""
+    return tiny(n_repeats=1, optimizer={"name": "sgd", "learning_rate": rate}, strategy=[{"name": "ewc"}])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[Arrays]:
+    """Three trials of one repeat that ran in one pack."""
+    trials = prepare(*map(one_repeat, RATES), folder=tmp_path_factory.mktemp("packed"), devices=jax.local_devices()[:2])
+    assert not any(isinstance(outcome, Exception) for outcome in trials[0].pack.run())
+    return [arrays_of(trial.folder) for trial in trials]
+
+
+def begun(folder: Path, stops: Sequence[int], devices: list[jax.Device]) -> None:
+    """The three trials as if their pack had been stopped while they were at different tasks."""
+    trials = prepare(*map(one_repeat, RATES), folder=folder, devices=devices)
+    for trial, stop in zip(trials, stops, strict=True):
+        trial.member.report = StopAfter(stop, RuntimeError("stopped"))
+    trials[0].pack.run()
+
+
+def test_a_pack_resumed_from_different_tasks_is_regrouped_and_equals_the_uninterrupted_one(
+    tmp_path: Path, uninterrupted: list[Arrays], two_devices: list[jax.Device]
+) -> None:
+    """The group that is furthest behind has one lane, and so needs one of the two devices only."""
+    begun(tmp_path / "sweep", (0, 1, 1), two_devices)
+    trials = prepare(*map(one_repeat, RATES), folder=tmp_path / "sweep", devices=two_devices)
+    before = train_task._cache_size()
+    outcomes = trials[0].pack.run()
+    assert [outcome["status"] for outcome in outcomes if not isinstance(outcome, Exception)] == ["done"] * 3
+    assert [trial.member.first for trial in trials] == [1, 2, 2]
+    assert train_task._cache_size() == before  # both groups run the program of the first attempt
+    for trial, expected in zip(trials, uninterrupted, strict=True):
+        assert_same_bits(arrays_of(trial.folder), expected)
+
+
+def test_what_is_left_of_a_pack_equals_what_the_pack_would_have_made(
+    tmp_path: Path, uninterrupted: list[Arrays], two_devices: list[jax.Device]
+) -> None:
+    begun(tmp_path / "sweep", (0, 2, 2), two_devices)
+    (last,) = prepare(one_repeat(RATES[0]), folder=tmp_path / "sweep", devices=two_devices)
+    last.run()
+    assert_same_bits(arrays_of(last.folder), uninterrupted[0])
+
+
+def test_a_lone_lane_goes_on_alone_in_a_pack(tmp_path: Path, two_devices: list[jax.Device]) -> None:
+    (alone,) = prepare(one_repeat(RATES[0]), folder=tmp_path / "alone", devices=two_devices)
+    alone.run()
+    commit = json.loads((alone.folder / "task_000" / "COMMIT.json").read_text())
+    assert commit["lone"] is True
+    (stopped,) = prepare(one_repeat(RATES[0]), folder=tmp_path / "sweep", devices=two_devices, report=StopAfter(0, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    trials = prepare(*map(one_repeat, RATES), folder=tmp_path / "sweep", devices=two_devices)
+    assert not any(isinstance(outcome, Exception) for outcome in trials[0].pack.run())
+    assert_same_bits(arrays_of(trials[0].folder), arrays_of(alone.folder))
+    assert "lone" not in json.loads((trials[1].folder / "task_000" / "COMMIT.json").read_text())
+
+
+def test_a_diverged_trial_leaves_no_trace_in_those_packed_with_it(
+    tmp_path: Path, uninterrupted: list[Arrays], two_devices: list[jax.Device]
+) -> None:
+    """Two trials of one lane each on two devices, with and without a third one that diverges."""
+    trials = prepare(*map(one_repeat, (*RATES[:2], 1e30)), folder=tmp_path / "ill", devices=two_devices)
+    assert [dict(outcome)["status"] for outcome in trials[0].pack.run()] == ["done", "done", "diverged"]
+    without = prepare(*map(one_repeat, RATES[:2]), folder=tmp_path / "healthy", devices=two_devices)
+    without[0].pack.run()
+    for healthy, other, third in zip(without, trials, uninterrupted, strict=False):
+        assert_same_bits(arrays_of(healthy.folder), arrays_of(other.folder))
+        assert_same_bits(arrays_of(healthy.folder), third)
