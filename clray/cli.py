@@ -146,7 +146,7 @@ def sweep(
         if dry_run:
             from clray.trials.dry_run import print_dry_run
 
-            print_dry_run(plan, output)
+            print_dry_run(plan, output, local, address)
             return
         stops.begin()
         _execute(plan, output, quiet, local=local, address=address, retry_failed=retry_failed, force=force)
@@ -177,7 +177,7 @@ def reproduce(
         if dry_run:
             from clray.trials.dry_run import print_dry_run
 
-            print_dry_run(plan, output)
+            print_dry_run(plan, output, local, address)
             return
         stops.begin()
         from clray.trials.show_run import execute_and_show

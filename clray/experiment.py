@@ -31,7 +31,8 @@ from clray.data.prefetch import prefetch
 from clray.devices import described, training_devices
 from clray.draw import Draw, side_by_side
 from clray.flush import FlushThreads, PackFolders
-from clray.memory import segments_that_fit
+from clray.memory import check_fits, estimate, segments_that_fit
+from clray.process import machine_bytes
 from clray.sizes import check_host, sizes_of
 from clray.store.layout import task_folder
 from clray.types import HostArray
@@ -142,6 +143,9 @@ class TrialPack:
         n_lanes = len(members) * self.sizes.n_repeats
         filled = n_lanes / math.ceil(n_lanes / len(self.devices))
         available = log_bytes if log_bytes is not None else int(LOG_SHARE * filled * min(map(device_bytes, self.devices)))
+        need = estimate(experiment, self.sizes, not self.on_cpu, len(self.devices))
+        memory = machine_bytes() if self.on_cpu else sum(map(device_bytes, self.devices))
+        check_fits(need, self.sizes, members[0].folders.trial_id, memory, len(members), not self.on_cpu)
         segments = segments_that_fit(experiment, self.sizes, len(members), available)
         self.spec = replace(spec, n_segments=segments)
         for member in members[1:]:
@@ -212,10 +216,13 @@ class _Sequence:
         self.sizes = pack.sizes
         self.n_repeats = pack.sizes.n_repeats
         self.seconds = pack.seconds
+        self.first = 0
         self.seeds = list(dict.fromkeys(member.experiment.seed for member in members))
         n_lanes = len(members) * self.n_repeats
+        since = time.perf_counter()
         goes_on_lone = pack.on_cpu and lone and members[0].lone is True
         width = pack.width or (1 if goes_on_lone else lane_width(pack.spec, n_lanes, pack.devices, pack.sizes.n_tasks))
+        self.seconds.add("compile", since)  # trying widths is mostly that
         self.chunks = plan_chunks(n_lanes, pack.devices, width, narrowest=1 if lone else CPU_WIDTH)
         for member in members:
             member.folders.lone = pack.on_cpu and len(self.chunks[0].lanes) == 1
@@ -237,7 +244,10 @@ class _Sequence:
             self._run(first)
 
     def _run(self, first: int) -> None:
+        self.first = first
+        since = time.perf_counter()
         fresh = self.lanes.init() if first == 0 or self._missing("initial") else []
+        self.seconds.add("compile", since)
         try:
             with ThreadPoolExecutor(1, "clray-flush") as flusher:
                 pending = [flusher.submit(self._commit_initial, fresh)] if self._missing("initial") else []
@@ -279,7 +289,9 @@ class _Sequence:
             for task, arrays in zip(tasks, items, strict=True):
                 since = time.perf_counter()
                 data = self.lanes.place(arrays, self.row_of_lane, self.pack.source_on)
+                self.seconds.add("dispatch", since)
                 states, logs = self._start(states, data, task, horizon)
+                since = time.perf_counter()
                 experts = start_experts(self, data, task) if with_experts else None
                 self.seconds.add("compile" if task == first else "dispatch", since)
                 while pending:
@@ -295,8 +307,12 @@ class _Sequence:
         logs: Any = None
         for segment in range(self.pack.spec.n_segments):
             if segment:
+                since = time.perf_counter()
                 earlier.append(self.lanes.fetch_logs(logs))
+                self.seconds.add("train", since)
+            since = time.perf_counter()
             states, logs = self.lanes.train(states, data, task, horizon, segment)
+            self.seconds.add("dispatch" if segment or task > self.first else "compile", since)
 
         def fetch() -> HostLogs:
             whole = self.lanes.fetch_logs(logs)

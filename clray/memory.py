@@ -19,6 +19,7 @@ import numpy as np
 from clray.assembly import evaluation_pool, make_lanes, make_spec
 from clray.config import Experiment
 from clray.core.evaluate import rows_at_once
+from clray.core.lanes import CPU_WIDTH
 from clray.core.program import Spec
 from clray.core.task import fresh_lanes
 from clray.errors import ResourceError
@@ -29,8 +30,15 @@ from clray.study.estimate import StudyNeeds, study_needs
 from clray.study.sizes import most_rows
 
 FLOAT = 4
-METRICS_ROW_BYTES = 18
-"""step 4, repeat 2, eval_task 4, accuracy 4, loss 4: before compression."""
+ROW_BYTES = 4
+"""Of a row of metrics.parquet or end.parquet, compressed: a loss and one of few accuracies; the other columns repeat themselves. Measured
+on digits: 2 to 7, fewer where tasks are the same in many rows."""
+TRAIN_ROW_BYTES = 6
+TABLE_BYTES = 1500
+"""Of a Parquet file without its rows."""
+COMMIT_BYTES = 1500
+UNSURE = 1.3
+"""By how much an estimate of temporaries may be too large."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +47,29 @@ class Estimate:
 
     Attributes:
         parameters: number of trainable parameters of one network.
-        disk: everything written, before the compression of tables.
+        disk: everything written.
+        representations: those of all tasks on the disk.
         state: parameters, optimizer and strategy.
         data: training data of one task with its order; numbers of images, where a task trains on all tasks so far.
         pools: evaluation images, and the training split in the latter case, once a device whatever R is; and what is done to
             evaluation images in each task and repeat.
         logs: what one task leaves on the device before it is fetched.
-        temporary: activations and gradients while a step or an evaluation runs, of all lanes at once.
+        temporary: activations and gradients while a step or an evaluation runs, of the lanes that run at once.
+        source: the training split on a GPU, from which tasks are gathered there; once a device.
+        built: data of one task as the host builds it: numbers of images, where they are gathered on the device.
         host_block: the largest block that is put together on the host to write a tensor.
     """
 
     parameters: int
     disk: int
+    representations: int
     state: int
     data: int
     pools: int
     logs: int
     temporary: int
+    source: int
+    built: int
     host_block: int
 
     @property
@@ -67,39 +81,43 @@ class Estimate:
     @property
     def device(self) -> int:
         """The most that is on the devices at once: while a task trains, the next one's data is there, and the last one's logs."""
-        return self.program + self.data + self.logs + self.state
+        return self.program + self.data + self.logs + self.state + self.source
 
     @property
     def host(self) -> int:
         """The most in the memory of the process beside JAX itself and a device that is the host."""
-        return 2 * self.data + self.logs + self.host_block + self.pools
+        return 2 * self.built + self.logs + self.host_block + self.pools
 
 
-def estimate_if_built(experiment: Experiment, sizes: Sizes | None, on_gpu: bool = False) -> Estimate | None:
+def estimate_if_built(experiment: Experiment, sizes: Sizes | None, on_gpu: bool = False, n_devices: int | None = None) -> Estimate | None:
     """``estimate``; None where sizes are not known, or where a user's own strategy fails while it is built.
 
     A bug there is told, with a traceback, by the trial that meets it, and stops no other.
     """
     try:
-        return estimate(experiment, sizes, on_gpu) if sizes else None
+        return estimate(experiment, sizes, on_gpu, n_devices) if sizes else None
     except Exception:
         return None
 
 
-def estimate(experiment: Experiment, sizes: Sizes, on_gpu: bool = False) -> Estimate:
+def estimate(experiment: Experiment, sizes: Sizes, on_gpu: bool = False, n_devices: int | None = None) -> Estimate:
     """Estimates one trial from its sizes.
 
     Args:
         on_gpu: whether the program is for a GPU, where XLA mostly holds less.
+        n_devices: CPU devices, each of which runs one chunk of lanes at a time; None: as many as there are chunks.
     """
     spec = make_spec(experiment, sizes)
     n_params, state, hidden = _shapes(spec, experiment)
     repeats, logs, evaluated = sizes.n_repeats, sizes.n_logs, sizes.n_eval_tasks
     weights = n_params * FLOAT * repeats if experiment.logging.weights else 0
-    rows = repeats * evaluated * METRICS_ROW_BYTES
+    # Tasks of the same classes have the same numbers wherever outputs are shared, which compresses.
+    different = evaluated if sizes.scenario != "domain" else min(evaluated, math.perm(sizes.n_classes, sizes.classes_per_task))
+    rows = repeats * different * ROW_BYTES
     dense = repeats * evaluated * sizes.n_kept * sizes.classes_per_task * hidden * FLOAT
-    snapshot = 2 * rows + weights + dense
-    per_task = logs * (rows + weights + dense + repeats * 14) + rows
+    snapshot = 2 * (TABLE_BYTES + rows) + weights + dense + COMMIT_BYTES
+    tables = 3 * TABLE_BYTES + logs * (rows + repeats * TRAIN_ROW_BYTES) + rows
+    per_task = logs * (weights + dense) + tables + COMMIT_BYTES
     kept = repeats * sizes.n_pool_classes * sizes.n_kept * hidden * FLOAT
     sample = math.prod(sizes.input_shape) * np.dtype(sizes.dtype).itemsize
     taps = {"permuted": 1, "rotated": 4}.get(experiment.sequence.policy, 0)
@@ -111,20 +129,78 @@ def estimate(experiment: Experiment, sizes: Sizes, on_gpu: bool = False) -> Esti
     held = [options.hook_memory(sizes, on_gpu) for options in experiment.strategy]
     working = FLOAT * _step_numbers(spec, sizes, n_params, held, on_gpu) + sum(each.data for each in held) * sizes.n_train * sample
     evaluating = FLOAT * eval_rows * _evaluation_numbers(spec, sizes, on_gpu, shared=not taps)
-    temporary = repeats * max(working, evaluating)
-    tables = repeats * evaluated * taps * (2 if taps > 1 else 1) * math.prod(sizes.input_shape) * FLOAT
+    at_once = repeats if on_gpu or n_devices is None else min(repeats, CPU_WIDTH * n_devices)
+    temporary = at_once * max(working, evaluating)
+    transforms = repeats * evaluated * taps * (2 if taps > 1 else 1) * math.prod(sizes.input_shape) * FLOAT
     # A study measures one network at a time, after training.
     study = study_needs(experiment, sizes, spec, n_params) if isinstance(experiment, Study) else StudyNeeds(0, 0)
     temporary = max(temporary, study.device)
+    gathered = on_gpu and not taps and not spec.cumulative and not is_study
+    order = repeats * sizes.total_batches * sizes.batch_size * per_visit
     return Estimate(
         parameters=n_params,
+        representations=sizes.n_tasks * logs * dense,
         disk=sizes.n_tasks * per_task + (1 + ("joint" in experiment.baselines)) * snapshot + 2 * state * repeats + study.disk,
         state=state * repeats,
-        data=n_rows * repeats * (per_image + 4) + repeats * sizes.total_batches * sizes.batch_size * per_visit,
-        pools=(sizes.n_classes * sizes.n_pool + sizes.n_source * in_pool) * sample + tables,
+        data=n_rows * repeats * (per_image + 4) + order,
+        pools=(sizes.n_classes * sizes.n_pool + sizes.n_source * in_pool) * sample + transforms,
         logs=logs * (kept + weights + repeats * (2 * evaluated + 2) * FLOAT),
         temporary=temporary,
+        source=sizes.n_source * sample * gathered,
+        built=n_rows * repeats * ((4 if gathered else per_image) + 4) + order,
         host_block=max(dense, weights),
+    )
+
+
+def lanes_that_fit(need: Estimate, n_repeats: int, available: int, on_gpu: bool) -> int:
+    """Lanes of trials like one of R repeats whose memory is within ``available`` bytes.
+
+    Args:
+        need: of the trial.
+        on_gpu: where all lanes run at once; on a CPU chunk after chunk.
+    """
+    fixed = need.source + (0 if on_gpu else need.temporary)
+    return max(0, available - fixed) * n_repeats // max(need.device - fixed, need.host, 1)
+
+
+def check_fits(need: Estimate, sizes: Sizes, name: str, available: int, n_trials: int = 1, on_gpu: bool = False) -> None:
+    """Refuses what takes more memory at its least than there is.
+
+    Args:
+        need: of one trial.
+        name: of it, for the message.
+        available: bytes of the machine, where it computes on CPUs; of all devices of the task on GPUs.
+        n_trials: trials like it in the same pack.
+
+    Raises:
+        ResourceError: with the arithmetic.
+    """
+    logs = 2 * need.logs // sizes.n_logs if on_gpu else need.logs  # in segments, which leave the device; the host keeps them
+    parts = {
+        "state": 2 * need.state * n_trials,  # a step reads one state and writes another
+        "data": need.data * n_trials + need.pools,
+        "logs": logs * n_trials,
+        "work": int(need.temporary * (n_trials if on_gpu else 1) / UNSURE),
+    }
+    least = sum(parts.values())
+    if least <= available:
+        return
+    from clray.display import show_bytes
+
+    networks = f"all repeats{f' of {n_trials} trials' if n_trials > 1 else ''}"
+    advice = {
+        "state": "Take a smaller model, or lower n_repeats",
+        "data": "Lower n_repeats, dataset.train_per_class or training.epochs",
+        "logs": "Log less (logging: a higher log_frequency, weights: false, representations: none), or lower n_repeats",
+        "work": "Take a smaller model, training.batch_size or memory of the strategy, or lower n_repeats",
+    }[max(parts, key=lambda part: parts[part])]
+    state = f"{show_bytes(need.state * n_trials)} for parameters ({need.parameters:,} a network), optimizer and strategy of {networks}"
+    logs_of = "two log points" if on_gpu else "the logs of a task"
+    raise ResourceError(
+        f"{name} needs at least {show_bytes(least)} of memory, and {'its devices have' if on_gpu else 'this machine has'} "
+        f"{show_bytes(available)}: twice {state}, {show_bytes(parts['data'])} for the data of a task and evaluation images, "
+        f"{show_bytes(parts['logs'])} for {logs_of}, and {show_bytes(parts['work'])} for gradients and activations. {advice}"
+        f"{'; or lower resources.max_lanes' if n_trials > 1 else ''}"
     )
 
 

@@ -5,13 +5,46 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from pathlib import Path
 
 from clray.errors import ResourceError
+
+LANE_WIDTH = "CLRAY_LANE_WIDTH"
+CGROUPS = Path("/sys/fs/cgroup")
+GPU_DRIVERS = "/dev/nvidiactl", "/dev/kfd"
 
 
 def available_cpus() -> int:
     """CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine_bytes() -> int:
+    """Memory that this process may use: the machine's, or what the control groups of a container or a batch job leave of it."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError):  # not Linux
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            root, name = (CGROUPS / "memory", "memory.limit_in_bytes") if controllers else (CGROUPS, "memory.max")
+            # A container may see the name of its group from outside, but has its limit at the root.
+            for folder in (root / group.lstrip("/"), *(root / group.lstrip("/")).parents):
+                with contextlib.suppress(OSError, ValueError):  # no limit is "max", or no file
+                    limits.append(int((folder / name).read_text()))
+                if folder == root:
+                    break
+    return min(limits)
+
+
+def cpu_devices(num_cpus: float, in_process: bool) -> int:
+    """CPU devices that train one trial: one for each whole CPU of a task, all that this process may use where it trains itself."""
+    return available_cpus() if in_process else max(1, int(num_cpus))
+
+
+def gpus_here() -> bool:
+    """Whether this machine has GPUs that JAX may find; no backend is started."""
+    return any(map(os.path.exists, GPU_DRIVERS))
 
 
 def width_by_hand() -> int | None:
@@ -20,11 +53,11 @@ def width_by_hand() -> int | None:
     Raises:
         ResourceError: it is not a width.
     """
-    given = os.environ.get("CLRAY_LANE_WIDTH")
+    given = os.environ.get(LANE_WIDTH)
     if given is None:
         return None
     if not given.isdigit() or int(given) < 1:
-        raise ResourceError(f"CLRAY_LANE_WIDTH={given}: not a number of lanes; use 1 or more, or leave it out")
+        raise ResourceError(f"{LANE_WIDTH}={given}: not a number of lanes; use 1 or more, or leave it out")
     return int(given)
 
 

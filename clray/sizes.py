@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 
 from clray.config import Experiment
@@ -11,6 +10,7 @@ from clray.data.sequence import check_classes, count_outputs
 from clray.data.sizes import static_sizes
 from clray.data.source import DatasetInfo
 from clray.errors import ConfigError, ResourceError
+from clray.process import machine_bytes
 from clray.study.config import Study
 from clray.study.sizes import check_study
 
@@ -149,11 +149,6 @@ def sizes_of(experiment: Experiment, info: DatasetInfo) -> Sizes:
     if isinstance(experiment, Study):
         check_study(experiment, info, pools.n_train)
     return sizes
-
-
-def machine_bytes() -> int:
-    """Physical memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_host(sizes: Sizes) -> None:

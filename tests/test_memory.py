@@ -11,10 +11,12 @@ import pytest
 
 import clray
 from benchmarks.gpu_programs import CIFAR, MNIST, PROGRAMS, experiment_of
+from clray.core.lanes import CPU_WIDTH
 from clray.core.task import fresh_room, train_task
 from clray.errors import ResourceError
 from clray.experiment import TrialPack, _Sequence
-from clray.memory import estimate, segments_that_fit
+from clray.memory import check_fits, estimate, lanes_that_fit, segments_that_fit
+from clray.process import machine_bytes
 from clray.sizes import sizes_of
 from tests.core.tiny import prepare, tiny
 
@@ -120,3 +122,98 @@ def test_a_log_point_that_cannot_fit_is_refused_with_the_arithmetic(tmp_path: Pa
 def test_a_pack_of_other_programs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs another program"):
         prepare(tiny(), tiny(model__hidden=[8]), folder=tmp_path)
+
+
+TABLES_ONLY = {"log_frequency": 3, "n_subsamples": 6, "weights": False, "representations": "none"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sequence": {"n_tasks": 25, "policy": "reuse"}, "n_repeats": 8},
+        {"sequence": {"n_tasks": 25, "policy": "reuse", "scenario": "task"}, "n_repeats": 8},
+        {"sequence": {"n_tasks": 20, "policy": "reuse", "classes_per_task": 3}},
+    ],
+    ids=["domain", "task", "three classes"],
+)
+def test_estimate_of_tables_alone_is_within_30_percent_of_the_files(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Compressed, a row of a table takes a fraction of its bytes."""
+    (trial,) = prepare(tiny(logging=TABLES_ONLY, **changes), folder=tmp_path / "sweep")
+    trial.run()
+    written = sum(path.stat().st_size for path in trial.folder.rglob("*") if path.is_file())
+    assert estimate(trial.experiment, trial.pack.sizes).disk == pytest.approx(written, rel=0.3)
+
+
+def test_a_cpu_holds_the_temporaries_of_the_lanes_that_run_at_once() -> None:
+    experiment = experiment_of(PROGRAMS["mlp"])
+    sizes = sizes_of(experiment, MNIST)
+    all_at_once, two_devices = estimate(experiment, sizes), estimate(experiment, sizes, n_devices=2)
+    assert all_at_once.temporary * 2 * CPU_WIDTH == two_devices.temporary * sizes.n_repeats
+    on_gpu = estimate(experiment, sizes, on_gpu=True, n_devices=2)
+    assert on_gpu.temporary == estimate(experiment, sizes, on_gpu=True).temporary
+    assert on_gpu.source == sizes.n_source * 784
+    assert on_gpu.built < on_gpu.data / 50  # numbers of images instead of images
+
+
+def test_lanes_that_fit_share_what_is_there_once() -> None:
+    experiment = experiment_of(PROGRAMS["mlp"])
+    sizes = sizes_of(experiment, MNIST)
+    for on_gpu in (False, True):
+        need = estimate(experiment, sizes, on_gpu, 2)
+        once = need.source + (0 if on_gpu else need.temporary)
+        assert lanes_that_fit(need, sizes.n_repeats, need.device, on_gpu) == sizes.n_repeats
+        assert lanes_that_fit(need, sizes.n_repeats, once + 3 * (need.device - once), on_gpu) == 3 * sizes.n_repeats
+        assert lanes_that_fit(need, sizes.n_repeats, 0, on_gpu) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"model__hidden": [4096, 4096], "training": {"steps": 8, "batch_size": 2}, "logging": {**TABLES_ONLY}}, "smaller model"),
+        ({"training": {"steps": 3000, "batch_size": 2}, "logging": {"log_frequency": 1, "n_subsamples": 6}}, "Log less"),
+        ({**DEEP, "logging": {**TABLES_ONLY}, "model__hidden": [16] * 80}, "training.batch_size"),
+        ({"training": {"steps": 30000, "batch_size": 42}, "logging": {**TABLES_ONLY, "log_frequency": 10000}}, "training.epochs"),
+    ],
+    ids=["state", "logs", "work", "data"],
+)
+def test_what_cannot_fit_is_refused_with_the_arithmetic_and_what_helps(tmp_path: Path, changes: dict[str, Any], advice: str) -> None:
+    (trial,) = prepare(tiny(**changes), folder=tmp_path)
+    need, sizes = estimate(trial.experiment, trial.pack.sizes, n_devices=2), trial.pack.sizes
+    least = 2 * need.state + need.data + need.pools + need.logs + int(need.temporary / 1.3)
+    check_fits(need, sizes, "t_x", least)
+    with pytest.raises(ResourceError, match=rf"^t_x needs at least .* of memory, and this machine has .*{advice}"):
+        check_fits(need, sizes, "t_x", least - 1)
+    with pytest.raises(ResourceError, match="all repeats of 2 trials,.*; or lower resources.max_lanes"):
+        check_fits(need, sizes, "t_x", least, n_trials=2)
+
+
+def test_a_pack_that_cannot_fit_is_refused_before_it_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clray.experiment.machine_bytes", lambda: 10_000)
+    with pytest.raises(ResourceError, match="this machine has 9.8 KiB"):
+        prepare(tiny(), folder=tmp_path)
+
+
+def test_a_control_group_limits_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Docker (a limit at the root), Slurm (one on the way to the own group) and version 1 of control groups set it."""
+    whole = machine_bytes()
+    monkeypatch.setattr("clray.process.CGROUPS", tmp_path)
+    read = Path.read_text
+
+    def groups(lines: str) -> None:
+        monkeypatch.setattr(Path, "read_text", lambda path, *args: lines if str(path) == "/proc/self/cgroup" else read(path, *args))
+
+    own = tmp_path / "slurm" / "job_1" / "step_0"
+    own.mkdir(parents=True)
+    groups("0::/slurm/job_1/step_0\n")
+    assert machine_bytes() == whole
+    (own / "memory.max").write_text("max\n")
+    assert machine_bytes() == whole
+    (tmp_path / "slurm" / "job_1" / "memory.max").write_text(f"{whole // 2}\n")
+    assert machine_bytes() == whole // 2
+    groups("0::/\n")
+    (tmp_path / "memory.max").write_text(f"{whole // 4}\n")
+    assert machine_bytes() == whole // 4
+    groups("3:cpu:/x\n4:memory,hugetlb:/docker/abc\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{whole // 8}\n")
+    assert machine_bytes() == whole // 8

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from clray.documents import Document, parse_sweep
 from clray.trials.expand import Trial, expand
 from clray.trials.pack import even_parts, make_packs, pack_key, program_of
+from clray.trials.runner_ray import tasks_on
 from tests.core.tiny import tiny
 
 
@@ -104,3 +105,10 @@ def test_even_parts_keep_all_items_in_order_and_differ_by_at_most_one(items: lis
     parts = even_parts(items, data.draw(st.integers(1, len(items))))
     assert [item for part in parts for item in part] == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "each", "tasks"), [(2, 0.4, 4), (2, 0.6, 2), (8, 0.7, 8), (2, 0.1, 20), (1, 1.0, 1), (8, 3, 2), (0, 0.5, 0)]
+)
+def test_no_task_gets_parts_of_two_gpus(gpus: float, each: float, tasks: int) -> None:
+    assert tasks_on(gpus, each) == tasks

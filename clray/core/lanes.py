@@ -8,7 +8,6 @@ lane's result on its neighbours or on the number of devices. On CPU narrow chunk
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from clray.core.evaluate import Evaluation
 from clray.core.program import Lane, LaneState, Pools, Room, Spec, TaskArrays, TaskLogs
 from clray.core.task import evaluate_lanes, fresh_lanes, fresh_room, init_lanes, train_task
 from clray.core.transfer import to_device, to_host
+from clray.process import machine_bytes
 from clray.types import HostArray, PlacedArray, Purpose
 
 CPU_WIDTH = 2
@@ -77,7 +77,7 @@ def device_bytes(device: jax.Device) -> int:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // max(1, len(jax.local_devices(backend="cpu")))
+    return machine_bytes() // max(1, len(jax.local_devices(backend="cpu")))
 
 
 class ChunkedLanes:

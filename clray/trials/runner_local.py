@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from clray.process import available_cpus, configure_jax
+from clray.process import available_cpus, configure_jax, machine_bytes
 from clray.store.filesystem import Storage
 from clray.trials.attempt import Outcome, close_attempt
 from clray.trials.job import Job, OnEvent, run_job
@@ -54,7 +53,7 @@ class LocalRunner:
 
         device = jax.local_devices()[0]
         stats = device.memory_stats() if device.platform != "cpu" else None
-        return int(MEMORY_SHARE * (stats["bytes_limit"] * len(jax.local_devices()) if stats else host_memory_bytes()))
+        return int(MEMORY_SHARE * (stats["bytes_limit"] * len(jax.local_devices()) if stats else machine_bytes()))
 
     def on_gpu(self) -> bool:
         configure_jax(available_cpus())
@@ -90,8 +89,3 @@ def sort_outcomes(job: Job, outcomes: Sequence[Outcome], on_event: OnEvent) -> t
             on_event(trial.trial_id, {"event": "retry", "attempt": retry.attempt, "error": outcome.error})
             again.append(retry)
     return ended, [dataclasses.replace(job, trials=tuple(again))] if again else []
-
-
-def host_memory_bytes() -> int:
-    """Physical memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -24,13 +24,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clray.config import Resources
 from clray.errors import OutputError, ResourceError
-from clray.process import configure_jax
+from clray.process import LANE_WIDTH, configure_jax, machine_bytes
 from clray.process_tree import command_of, descendants, end_processes
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 from clray.trials.attempt import Outcome
 from clray.trials.job import Job, OnEvent, run_job
-from clray.trials.runner_local import MEMORY_SHARE, host_memory_bytes, sort_outcomes
+from clray.trials.runner_local import MEMORY_SHARE, sort_outcomes
 from clray.trials.status import read_json
 
 POLL_SECONDS = 0.5
@@ -74,6 +74,16 @@ def work(job: dict[str, Any], num_cpus: float, num_gpus: float, path: list[str],
     node = ray.get_runtime_context().get_node_id()
     outcomes = run_job(Job.from_plain(job), lambda trial_id, event: board.post.remote(trial_id, dict(event)), node)
     return [dataclasses.asdict(outcome) for outcome in outcomes]
+
+
+def tasks_on(gpus: float, each: float) -> int:
+    """Tasks of ``each`` GPUs that a node can run at once. Ray gives a task whole GPUs, or a part of one, and never parts of two."""
+    return int(gpus) * whole(1 / each) if each < 1 else int(gpus / each)
+
+
+def whole(ratio: float) -> int:
+    """The integer below, where 1 / 0.1 is ten and 0.3 / 0.1 is three."""
+    return int(ratio + 1e-9)
 
 
 def gpu_memory_bytes() -> int:
@@ -228,8 +238,8 @@ class RayRunner:
         """Trials that the cluster can run at once, as it is now."""
         total = 0
         for node in (node["Resources"] for node in ray.nodes() if node["Alive"]):
-            by_cpu = int(node.get("CPU", 0) / self.num_cpus)
-            total += min(by_cpu, int(node.get("GPU", 0) / self.num_gpus)) if self.num_gpus else by_cpu
+            by_cpu = whole(node.get("CPU", 0) / self.num_cpus)
+            total += min(by_cpu, tasks_on(node.get("GPU", 0), self.num_gpus)) if self.num_gpus else by_cpu
         return max(total, 1)
 
     def check_shared(self, root: str) -> None:
@@ -271,7 +281,7 @@ class RayRunner:
                 return int(MEMORY_SHARE * self.num_gpus * SMALL_GPU_BYTES)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= self.num_cpus]
         shares = [node.get("memory", 0) * self.num_cpus / node["CPU"] for node in nodes]
-        return int(MEMORY_SHARE * min(shares, default=host_memory_bytes()))
+        return int(MEMORY_SHARE * min(shares, default=machine_bytes()))
 
     def on_gpu(self) -> bool:
         return self.num_gpus > 0
@@ -296,7 +306,7 @@ class RayRunner:
                 if frozen:
                     # Ray asks once for a worker for tasks of one kind, and would wait for the frozen node to answer: be of another kind.
                     sendings += 1
-                    remote = self._task().options(runtime_env={"env_vars": {"CLRAY_SENDING": str(sendings)}})
+                    remote = self._task(CLRAY_SENDING=str(sendings))
                 for ref, job, node in frozen:
                     del running[ref]
                     with contextlib.suppress(Exception):
@@ -318,11 +328,17 @@ class RayRunner:
             with contextlib.suppress(Exception):
                 ray.kill(board)
 
-    def _task(self) -> Any:
+    def _task(self, **env: str) -> Any:
+        """Args:
+        env: of its workers, beside what the driver was told by hand.
+        """
+        if (width := os.environ.get(LANE_WIDTH)) is not None:
+            env[LANE_WIDTH] = width  # a cluster that was there before knows nothing of it
+        options: dict[str, Any] = {"runtime_env": {"env_vars": env}} if env else {}
         if self.num_gpus:
             # A process that used a GPU keeps its memory until it exits, so every GPU task gets a process of its own.
-            return ray.remote(num_gpus=self.num_gpus, num_cpus=self.num_cpus, max_calls=1, max_retries=0)(work)
-        return ray.remote(num_cpus=self.num_cpus, max_retries=0)(work)
+            options |= {"num_gpus": self.num_gpus, "max_calls": 1}
+        return ray.remote(num_cpus=self.num_cpus, max_retries=0, **options)(work)
 
     @staticmethod
     def _relay(board: Any, on_event: OnEvent) -> None:

@@ -20,8 +20,9 @@ from clray import __version__
 from clray.artifacts import other_version
 from clray.config import Experiment
 from clray.display import show_bytes
-from clray.errors import OutputError, ResourceError
-from clray.memory import estimate_if_built
+from clray.errors import OutputError
+from clray.memory import check_fits, estimate_if_built, lanes_that_fit
+from clray.process import cpu_devices, gpus_here, machine_bytes
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 from clray.store.lease import Lease
@@ -31,7 +32,7 @@ from clray.trials.expand import Trial
 from clray.trials.job import Job, OnEvent
 from clray.trials.pack import make_packs, program_of
 from clray.trials.plan import Plan
-from clray.trials.runner_local import Runner, host_memory_bytes
+from clray.trials.runner_local import LocalRunner, Runner
 from clray.trials.settings import settings_of_config, told_apart
 from clray.trials.status import FINISHED, TrialStatus, read_status
 from clray.trials.table import TrialsTable, params_of, row_of
@@ -104,7 +105,8 @@ def run_plan(
     todo = [t for t in plan.trials if not _left_alone(statuses[t.trial_id], retry_failed)]
     refuse_other_version(storage, layout, {trial.trial_id: statuses[trial.trial_id] for trial in todo})
     fresh = [trial for trial in todo if not statuses[trial.trial_id].attempts]
-    refuse_what_cannot_fit(plan, fresh, storage, here)
+    n_devices = cpu_devices(plan.sweep.resources.num_cpus, isinstance(runner, LocalRunner))
+    refuse_what_cannot_fit(plan, fresh, storage, here, n_devices)
     _write_sweep_file(storage, layout, plan)
     table = TrialsTable(storage, layout)
     statuses |= {t.trial_id: _pending(storage, layout, t.trial_id, statuses[t.trial_id], retry_failed) for t in todo}
@@ -176,28 +178,26 @@ def refuse_other_version(storage: Storage, layout: SweepLayout, statuses: Mappin
         raise other_version(storage, trial_ids, version)
 
 
-def refuse_what_cannot_fit(plan: Plan, fresh: Sequence[Trial], storage: Storage, here: bool) -> None:
+def refuse_what_cannot_fit(plan: Plan, fresh: Sequence[Trial], storage: Storage, here: bool, n_devices: int) -> None:
     """Refuses trials that would each fill a local disk or this machine's memory, before they do.
 
     Args:
         fresh: trials that have written nothing yet.
         here: whether they run on this machine.
+        n_devices: CPU devices of a trial.
 
     Raises:
         OutputError, ResourceError: with the arithmetic.
     """
     free = shutil.disk_usage(storage.root).free if storage.is_local else math.inf
-    memory = host_memory_bytes() if here else math.inf
+    on_cpu = plan.sweep.resources.num_gpus == 0 or not gpus_here()
     for trial in {program_of(trial.experiment): trial for trial in fresh}.values():
-        need = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id])
-        if need is None:
+        sizes = plan.sizes[trial.trial_id]
+        need = estimate_if_built(trial.experiment, sizes, n_devices=n_devices)
+        if need is None or sizes is None:
             continue
-        if 2 * need.state + need.data > memory:  # a step reads one state and writes another
-            raise ResourceError(
-                f"{trial.trial_id} needs at least {show_bytes(2 * need.state + need.data)} of memory, and this machine has "
-                f"{show_bytes(memory)}: twice {show_bytes(need.state)} for parameters ({need.parameters:,} a network), optimizer and "
-                f"strategy of all repeats, and {show_bytes(need.data)} for the data of a task. Take a smaller model, or lower n_repeats"
-            )
+        if here and on_cpu:
+            check_fits(need, sizes, trial.trial_id, machine_bytes())
         if need.disk > 2 * free:  # what is nearly enough may be: tables are compressed, and space may be made while it runs
             raise OutputError(
                 f"{trial.trial_id} would write {show_bytes(need.disk)} by estimate, and {show_bytes(free)} are free under "
@@ -211,16 +211,17 @@ def make_jobs(
 ) -> list[Job]:
     """Packs of trials, ready to be sent out under a lease (see ``Lease.ticket``)."""
     memory, on_gpu = runner.memory_bytes(), runner.on_gpu()
+    n_devices = cpu_devices(plan.sweep.resources.num_cpus, isinstance(runner, LocalRunner))
 
-    def lanes_that_fit(trial: Trial) -> int:
-        need = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id], on_gpu)
-        return 1 if need is None else memory * len(trial.experiment.repeat_numbers) // max(need.device, need.host)
+    def fit(trial: Trial) -> int:
+        need = estimate_if_built(trial.experiment, plan.sizes[trial.trial_id], on_gpu, n_devices)
+        return 1 if need is None else lanes_that_fit(need, len(trial.experiment.repeat_numbers), memory, on_gpu)
 
     def next_attempt(trial: Trial) -> JobTrial:
         before = statuses[trial.trial_id]
         return JobTrial(trial.trial_id, travelling(trial.experiment), before.attempts + 1, before.losses)
 
-    packs = make_packs(todo, runner.slots(), plan.sweep.resources.max_lanes, lanes_that_fit)
+    packs = make_packs(todo, runner.slots(), plan.sweep.resources.max_lanes, fit)
     return [Job(root, tuple(map(next_attempt, pack)), ticket) for pack in packs]
 
 

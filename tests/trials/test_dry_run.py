@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from clray.trials.pack import pack_key, program_of
 from clray.trials.plan import plan_sweep
 from clray.trials.status import TrialStatus
 from clray.trials.table import TrialsTable, row_of
-from tests.trials.sweeps import expanded, sweep, write
+from tests.trials.sweeps import expanded, experiment, sweep, write
 
 LAYOUT = SweepLayout()
 
@@ -51,13 +52,38 @@ def test_trials_programs_and_needs_are_listed(tmp_path: Path, capsys: pytest.Cap
     assert large[4] == f"{64 * 16 + 16 + 16 * 16 + 16 + 16 * 2 + 2:,}"
     assert lines[5].startswith("4 trials (6 points, equal ones merged), 2 compiled programs for all; 0 finished before, 4 to run in")
     assert str(tmp_path / "small") in lines[5]
-    assert re.match(r"disk \d.*B in all \(\d.*B are free\); of one trial at most: host", lines[6])
+    assert re.match(r"disk \d.*B in all \(\d.*B are free\); of one trial at most: host", lines[7])
 
 
 def test_the_programs_of_a_dry_run_are_those_of_the_packs() -> None:
     grid = {"seed": [1, 2], "optimizer.learning_rate": [0.1, 0.2], "optimizer.momentum": [0, 0.5, 0.9], "training.batch_size": [8, 9]}
     keys = [(program_of(trial.experiment), pack_key(trial.experiment)) for trial in expanded(sweep(grid=grid))]
     assert len(set(keys)) == len({program for program, _ in keys}) == len({packed for _, packed in keys}) == 4
+
+
+def test_packs_are_those_that_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clray.trials.dry_run.available_cpus", lambda: 4)
+
+    def told(local: bool = False, address: str | None = None, **resources: Any) -> str:
+        plan = plan_sweep(sweep(grid={"optimizer.learning_rate": [0.1 * i for i in range(1, 11)]}, resources=resources))
+        print_dry_run(plan, str(tmp_path), local, address)
+        return capsys.readouterr().out.splitlines()[12]
+
+    assert told() == "4 packs: 2 x 3 trials (6 lanes each), 2 x 2 trials (4 lanes each); 4 at a time on the 4 CPUs of this machine"
+    assert told(max_lanes=1) == "10 packs: 10 x 1 trial (2 lanes each); 4 at a time on the 4 CPUs of this machine"
+    assert told(num_cpus=2) == "2 packs: 2 x 5 trials (10 lanes each); 2 at a time on the 4 CPUs of this machine"
+    assert told(local=True) == "1 pack: 1 x 10 trials (20 lanes); 1 at a time in this process"
+    for options in ({"address": "10.0.0.1:6379"}, {"num_gpus": 1}):
+        assert told(**options) == "packs: as many as fit into memory, and no fewer packs than the cluster has slots for"
+    assert told(num_gpus=1, max_lanes=8) == "packs: at most 8 lanes, and no fewer packs than the cluster has slots for"
+
+
+def test_representations_that_grow_large_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = {"sequence": {"n_tasks": 5000, "policy": "reuse"}, "logging": {"log_frequency": 1, "n_subsamples": 20}}
+    print_dry_run(plan_sweep(sweep(base=experiment(**many), grid={"seed": [1]})), str(tmp_path))
+    assert "of the disk are representations, which grow with tasks x evaluated tasks x log points" in capsys.readouterr().out
+    print_dry_run(plan_sweep(sweep(grid={"seed": [1]})), str(tmp_path))
+    assert "are representations" not in capsys.readouterr().out
 
 
 def test_what_is_there_already_is_counted_and_gives_the_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
