@@ -112,6 +112,8 @@ def run(
         from clray.trials.plan import parse_settings, plan_run
 
         plan = plan_run(file, parse_settings(settings or []))
+        if profile is not None:
+            _check_writable(profile)
         axes = [key for key in ("grid", "zip", "cases", "random") if key in _top_level(file)]
         if axes and not quiet:
             without = ", ".join(axes)
@@ -265,6 +267,17 @@ def _execute(plan: Any, output: str, quiet: bool, **options: Any) -> None:
 
     if execute_and_show(plan, output, quiet, **options).failed:
         raise typer.Exit(EXIT_FAILED_TRIALS)
+
+
+def _check_writable(folder: str) -> None:
+    """Before anything is trained: the profiler would say so only after it."""
+    from clray.errors import OutputError
+    from clray.store.filesystem import Storage
+
+    try:
+        Storage.of(folder).check_writable()
+    except OutputError as error:
+        raise OutputError(f"--profile: {error}") from None
 
 
 @contextlib.contextmanager

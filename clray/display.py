@@ -117,7 +117,8 @@ class Display:
         reused = f", {event['reused']} finished before" if event["reused"] else ""
         others = ", ".join(f"{n} of them by clray {version}" for version, n in event.get("other_versions", {}).items())
         reused += f" ({others})" if others else ""
-        self._say(f"{count(event['trials'], 'trial')}: {event['jobs']} to run{reused}")
+        merged = f" ({event['points']} points, equal ones merged)" if event.get("points", 0) > event["trials"] else ""
+        self._say(f"{count(event['trials'], 'trial')}{merged}: {event['jobs']} to run{reused}")
 
     def _on_start(self, trial_id: str, event: Mapping[str, Any]) -> None:
         label = f"{trial_id} {show_params(self._params.get(trial_id, {}))}".strip()

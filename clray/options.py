@@ -135,6 +135,8 @@ class PluginOptions(Table):
         for key, field in cls.model_fields.items():
             if "list[" in repr(field.annotation) or field.annotation is list:
                 raise TypeError(f"{cls.__name__}.{key} is a list, but options cannot change: make it a tuple")
+            if "dict[" in repr(field.annotation) or field.annotation is dict:
+                raise TypeError(f"{cls.__name__}.{key} is a dict, but options cannot change: make it a tuple of pairs, or one field a key")
 
 
 class DatasetOptions(PluginOptions):
@@ -187,6 +189,12 @@ class OptimizerOptions(PluginOptions):
         keeps_finite: whether a finite gradient always gives a finite update. Then the gradient alone is checked for divergence,
             which costs nothing; otherwise every update is, which costs a tenth of a step.
     """
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if "learning_rate" not in traced_fields(cls):
+            raise TypeError(f"{cls.__name__}.learning_rate must be traced: Annotated[float, Field(gt=0.0), Traced()], or leave it out")
 
     keeps_finite: ClassVar[bool] = False
     learning_rate: Annotated[float, Field(gt=0.0), Traced()] = 0.1

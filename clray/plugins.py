@@ -63,7 +63,7 @@ def options_class(kind: str, name: str) -> type[PluginOptions]:
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # whatever the user's own module does while it is imported
-        raise ConfigError(f"cannot load {name!r}: {type(error).__name__}: {error}{_raised_at(error)}") from None
+        raise ConfigError(f"cannot load {name!r}: {type(error).__name__}: {error}{raised_at(error)}") from None
     base = BASES[kind]
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{name!r} must be a class that derives from clray.options.{base.__name__}, got {found!r}")
@@ -77,9 +77,14 @@ def _load(target: str) -> type[PluginOptions]:
     return found
 
 
-def _raised_at(error: Exception) -> str:
-    """Where in the user's module an import failed; nothing where the import machinery itself says enough."""
+def raised_at(error: Exception, module: str | None = None) -> str:
+    """Where in the user's module something failed, in parentheses; empty where the import machinery itself says enough.
+
+    Args:
+        module: of the user's, if it is known: what it called may have raised the error.
+    """
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename and frame.filename != __file__
     ]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    own = [frame for frame in frames if frame.filename == getattr(sys.modules.get(module or ""), "__file__", None)] or frames
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""

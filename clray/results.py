@@ -220,6 +220,10 @@ class TrialResults:
         """One task with named dimensions: log (coordinate step), repeat, eval_task, sample, unit, and those of parameters."""
         import xarray as xr
 
+        if isinstance(task, str):
+            raise UserError(
+                f"to_xarray takes the number of a task, got {task!r}; what was logged there: accuracy(), representations(), weights()"
+            )
         task = self._number(task)
         experiment = self.experiment
         metrics = self._table(names.task_folder(task), names.METRICS)

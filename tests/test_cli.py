@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -331,3 +332,33 @@ def test_signals_end_the_process_with_their_code_whatever_becomes_of_the_interru
     assert returned == code
     assert said.count("interrupted; finished work is kept. To go on: clray run f.yaml") == 1
     assert ("in order" in said) == in_order
+
+
+@pytest.mark.parametrize("target", ["a-file", "/proc/nowhere"])
+def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path: Path, clray_says: Any, target: str) -> None:
+    (tmp_path / "a-file").touch()
+    path = tmp_path / "one.yaml"
+    path.write_text(json.dumps(experiment()))
+    target = target if target.startswith("/") else str(tmp_path / target)
+    code, _, err = clray_says("run", str(path), "-o", str(tmp_path / "out"), "--profile", target)
+    assert code == 2
+    assert err.startswith("clray: --profile: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_trial_that_is_gone_is_damage_until_it_ran_again(tmp_path: Path, clray_says: Any) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(json.dumps({"name": "two", "experiment": experiment(), "grid": {"seed": [1, 2]}}))
+    command = ("sweep", str(path), "--local", "-o", str(tmp_path))
+    assert clray_says(*command)[0] == 0
+    assert clray_says("status", str(tmp_path / "two"), "--verify")[0] == 0
+    gone = sorted((tmp_path / "two" / "trials").iterdir())[0]
+    shutil.rmtree(gone)
+    code, out, _ = clray_says("status", str(tmp_path / "two"), "--verify")
+    assert code == 1
+    told = [line for line in out.splitlines() if line.startswith(gone.name)]
+    assert "is gone, though trials.parquet has it as finished" in told[0]
+    found = json.loads(clray_says("status", str(tmp_path / "two"), "--verify", "--set-aside", "--json")[1])
+    assert [damage["trial_id"] for damage in found["damaged"]] == [gone.name]
+    assert clray_says(*command)[0] == 0
+    assert clray_says("status", str(tmp_path / "two"), "--verify")[0] == 0

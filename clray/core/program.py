@@ -12,6 +12,7 @@ import jax
 from clray.models.pure import PureModel, pure_model
 from clray.options import ModelOptions, OptimizerOptions, StrategyOptions
 from clray.strategies.base import StaticSizes, Strategy, chain
+from clray.strategies.checked import checked
 from clray.transform import Transform
 from clray.types import Array, ModelState, Params, PlacedArray
 
@@ -128,7 +129,7 @@ class Spec:
 
 @functools.lru_cache(maxsize=64)
 def _chained(options: tuple[StrategyOptions, ...]) -> Strategy:
-    return chain([option.build() for option in options])
+    return chain([checked(option.build(), option.name) for option in options])
 
 
 class Watch(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clray.data.listing import edges_hash
+from clray.data.listing import content_hash
 from clray.data.npy import open_array
 from clray.data.source import Arrays, DatasetInfo, Source, Split, class_counts
 from clray.errors import ConfigError, DataError
@@ -71,9 +71,11 @@ class ArrayFiles(Source):
         return self.prepared_info(train, test, _image_shape(x_train.shape[1:]), "uint8" if x_train.dtype == np.uint8 else "float32")
 
     def fingerprint(self) -> str:
-        """Over names, sizes, first and last 64 KiB of the four files."""
+        """Over names and content of the four files."""
+        from clray.data.cache import cache_folder
+
         self._open()
-        return edges_hash([self.folder() / name for name in NAMES])
+        return content_hash([self.folder() / name for name in NAMES], cache_folder() / "fingerprints")
 
     def _open(self) -> list[np.ndarray]:
         return [open_array(self.folder() / name) for name in NAMES]

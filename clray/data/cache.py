@@ -29,9 +29,10 @@ from clray.config import digest
 from clray.data.npy import open_array, write_array
 from clray.data.pixels import channel_statistics, transformed_blocks
 from clray.data.progress import Progress, terminal_progress
-from clray.data.source import DatasetInfo, Source, Split, checked, class_counts
-from clray.errors import ConfigError, DataError
+from clray.data.source import Arrays, DatasetInfo, Source, Split, checked, class_counts
+from clray.errors import ConfigError, DataError, UserError
 from clray.options import DatasetOptions
+from clray.plugins import raised_at
 
 FORMAT = 1  # part of the key: raise it when prepared files change their meaning
 STALE_SECONDS = 24 * 3600.0
@@ -102,14 +103,14 @@ def describe(options: DatasetOptions) -> DatasetInfo | None:
     """Facts about a data set without preparing it: from its prepared files where there are any, else what the source knows."""
     source = _source(options)
     dataset = _read(prepared_folder(source))
-    return dataset.info if dataset is not None else source.describe()
+    return dataset.info if dataset is not None else asked(source, "describe", (DatasetInfo, type(None)))
 
 
 def check(options: DatasetOptions) -> None:
     """Cheap check before anything is started: nothing to do where the data set is prepared, else ``Source.check_files``."""
     source = _source(options)
     if _read(prepared_folder(source)) is None:
-        source.check_files()
+        asked(source, "check_files", type(None))
 
 
 def cache_folder() -> Path:
@@ -117,6 +118,28 @@ def cache_folder() -> Path:
     if given := os.environ.get("CLRAY_CACHE_DIR"):
         return Path(given).expanduser().resolve()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "clray"
+
+
+def asked(source: Source, method: str, expected: type | tuple[type, ...]) -> Any:
+    """What a method of a source returns, which people may have written themselves.
+
+    Raises:
+        DataError: it raised something, or returned something else than ``expected``; the message says where.
+        UserError: it raised one.
+    """
+    try:
+        found = getattr(source, method)()
+    except UserError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"data set {source.name}: {method}() failed: {type(error).__name__}: {error}{raised_at(error, type(source).__module__)}"
+        ) from error
+    if not isinstance(found, expected):
+        kinds = expected if isinstance(expected, tuple) else (expected,)
+        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise DataError(f"data set {source.name}: {method}() must return {names}, got {type(found).__name__}")
+    return found
 
 
 def prepared_folder(source: Source) -> Path:
@@ -143,7 +166,7 @@ def _key(source: Source) -> dict[str, Any]:
         "code": _code_hash(kind),
         "options": {key: value for key, value in source.canonical().items() if key not in elsewhere} | {"resize": source.size()},
         "folder": None if folder is None else str(folder),
-        "fingerprint": source.fingerprint(),
+        "fingerprint": asked(source, "fingerprint", (str, type(None))),
     }
 
 
@@ -191,9 +214,9 @@ def _build_lock(folder: Path, name: str) -> Iterator[None]:
 
 def _build(source: Source, folder: Path, report: Progress) -> None:
     log.info("data set %s: preparing into %s", source.name, folder)
-    source.check_files()
+    asked(source, "check_files", type(None))
     report(f"reading {source.name}", 0, 0)
-    arrays = checked(source.load(), source.name)
+    arrays = checked(asked(source, "load", Arrays), source.name)
     n_classes = 1 + int(arrays.train.labels.max())
     draft = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     try:

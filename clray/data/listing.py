@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-EDGE = 64 * 1024  # bytes
 
 
 def walk_files(folder: Path, relative: str = "") -> Iterator[tuple[str, int]]:
@@ -31,17 +31,33 @@ def listing_hash(files: list[tuple[str, int]]) -> str:
     return sha.hexdigest()
 
 
-def edges_hash(paths: list[Path]) -> str:
-    """SHA-256 (hex) over name, size, first and last 64 KiB of each file: cheap for files of any size.
+def content_hash(paths: list[Path], memory: Path) -> str:
+    """SHA-256 (hex) over name and content of each file.
 
-    A change in the middle of a file that keeps its size goes unnoticed.
+    Args:
+        memory: a folder in which the hash of each file is remembered, for as long as its size and times stay: files of gigabytes are
+            read once a machine.
     """
     sha = hashlib.sha256()
     for path in sorted(paths):
-        size = path.stat().st_size
-        sha.update(f"{path.name}\0{size}\n".encode())
-        with path.open("rb") as file:
-            sha.update(file.read(EDGE))
-            file.seek(max(0, size - EDGE))
-            sha.update(file.read(EDGE))
+        sha.update(f"{path.name}\0{_remembered(path, memory)}\n".encode())
     return sha.hexdigest()
+
+
+def _remembered(path: Path, memory: Path) -> str:
+    path = path.resolve()
+    facts = path.stat()
+    now = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
+    note = memory / f"{hashlib.sha256(str(path).encode()).hexdigest()[:20]}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        known = json.loads(note.read_text())
+        if known["file"] == now and isinstance(known["sha256"], str):
+            return known["sha256"]
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with contextlib.suppress(OSError):  # without a cache it is read again
+        memory.mkdir(parents=True, exist_ok=True)
+        part = note.with_name(f".{note.name}.{os.getpid()}")
+        part.write_text(json.dumps({"path": str(path), "file": now, "sha256": found}))
+        part.replace(note)
+    return found

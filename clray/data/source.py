@@ -14,6 +14,7 @@ and name it in an experiment file as ``dataset: {name: "my_package.blobs:Blobs",
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,12 @@ class Source(DatasetOptions):
     def fingerprint(self) -> str | None:
         """A hash over the listing of files that the user owns and may change; None where there are none.
 
-        It enters the identity of trials and of prepared data. A source of your own that reads files should implement it.
+        It enters the identity of trials and of prepared data. A source of your own that reads files should implement it; by
+        default two of them are different data where ``root`` is.
         """
-        return None
+        if self.root is None or ":" not in self.name:
+            return None
+        return hashlib.sha256(f"root\0{self.folder()}".encode()).hexdigest()
 
     def check_files(self) -> None:
         """Cheap look at local files, from headers and sizes. Files that can be downloaded may be absent.

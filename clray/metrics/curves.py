@@ -34,7 +34,7 @@ def with_starts(accuracy: Floats, end: Floats, initial: Floats) -> Floats:
     return np.concatenate([starts[:, None], accuracy], axis=1)
 
 
-def learning_time(accuracy: Floats, steps: Ints, end: Floats, initial: Floats, tasks: Ints, chance: float) -> Floats:
+def learning_time(accuracy: Floats, steps: Ints, end: Floats, initial: Floats, tasks: Ints, chance: Floats | float) -> Floats:
     """Effective learning time of each task in batches, (E, R).
 
     u(s) = 1 - P(s) is what is not learned yet of task j at step s of its own training (P: see ``chance_corrected``). Its
@@ -44,7 +44,7 @@ def learning_time(accuracy: Floats, steps: Ints, end: Floats, initial: Floats, t
     """
     times = np.concatenate([[0.0], steps])
     own = with_starts(accuracy, end, initial)[tasks, :, :, np.arange(len(tasks))]  # (E, 1 + L, R)
-    unlearned = 1.0 - chance_corrected(own, chance)
+    unlearned = 1.0 - chance_corrected(own, np.broadcast_to(chance, len(end))[tasks])
     total = np.trapezoid(unlearned, times, axis=1)
     squared = np.trapezoid(unlearned**2, times, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -88,12 +88,19 @@ def expert_transfer(accuracy: Floats, expert: Floats, tasks: Ints) -> Floats:
         return np.where(reference == 1.0, np.nan, (own - reference) / (1.0 - reference))
 
 
-def chance_corrected(accuracy: Floats, chance: float) -> Floats:
+def chance_corrected(accuracy: Floats, chance: Floats | float) -> Floats:
     """P = (A - chance) / (1 - chance): 0 is guessing, 1 is perfect, whatever the number of classes.
+
+    Args:
+        accuracy: any shape.
+        chance: a scalar, or one number for each entry of the first axis.
 
     References: Cohen 1960 (kappa), with the agreement by chance fixed at ``chance`` = 1/C.
     """
-    return (np.asarray(accuracy) - chance) / (1.0 - chance)
+    accuracy, chance = np.asarray(accuracy), np.asarray(chance)
+    if chance.ndim:
+        chance = chance.reshape(-1, *[1] * (accuracy.ndim - 1))
+    return (accuracy - chance) / (1.0 - chance)
 
 
 def mean_over_tasks(values: Floats) -> Floats:

@@ -83,7 +83,7 @@ def matrix_metrics(matrix: Floats, initial: Floats, tasks: Ints) -> dict[str, Fl
     }
 
 
-def course_metrics(course: Course, chance: float) -> dict[str, Floats]:
+def course_metrics(course: Course, chance: Floats | float) -> dict[str, Floats]:
     """Every metric of one trial, (R,) each.
 
     ``area_`` stands for areas under the curve instead of ends of tasks, ``corrected_`` for accuracies corrected for chance.
@@ -91,13 +91,14 @@ def course_metrics(course: Course, chance: float) -> dict[str, Floats]:
     denominator scale alike. stability_ratio has no corrected form: near chance its denominator would be near 0 and change sign.
 
     Args:
-        chance: accuracy of guessing, 1/C.
+        chance: accuracy of guessing, 1/C; or (T,) that while each task is trained, where outputs are added with tasks.
 
     Returns:
         NaN for a repeat that diverged, in all that looks at a time after that. A task that its expert solves perfectly from
         the first log point on has no expert_transfer and is left out of the mean.
     """
     accuracy, steps, end, initial, tasks, expert = course
+    chance = np.broadcast_to(chance, len(end))
     area = area_matrix(accuracy, steps, end, initial)
     by_task = {
         "learning_time": learning_time(accuracy, steps, end, initial, tasks, chance),
@@ -110,7 +111,7 @@ def course_metrics(course: Course, chance: float) -> dict[str, Floats]:
     metrics = matrix_metrics(end, initial, tasks) | {"stability_ratio": stability_ratio(end, tasks)}
     metrics |= {name: np.where(diverged, np.nan, mean_over_tasks(values)) for name, values in by_task.items()}
     metrics |= _prefixed("area_", matrix_metrics(area, initial, tasks) | {"stability_ratio": stability_ratio(area, tasks)})
-    floor = chance_corrected(initial, chance)
+    floor = chance_corrected(initial, chance[0])
     metrics |= _prefixed("corrected_", matrix_metrics(chance_corrected(end, chance), floor, tasks))
     return metrics | _prefixed("corrected_area_", matrix_metrics(chance_corrected(area, chance), floor, tasks))
 

@@ -27,7 +27,7 @@ from clray.trials.table import read_rows, row_of, to_arrow
 
 REMOTE_THREADS = 16
 ACCURACY_TABLE = "accuracy.parquet"
-ACCURACY_VERSION = "3"
+ACCURACY_VERSION = "4"
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -167,7 +167,7 @@ def _trial_metrics(storage: Storage, trial_id: str, kept: Mapping[Any, pd.DataFr
     curves = trial.curves()
     if curves is None or not (curves.eval_tasks < curves.n_tasks).any():
         return pd.DataFrame()
-    values = course_metrics(curves.course(), trial.chance)
+    values = course_metrics(curves.course(), trial.chance_by_task)
     if curves.expert_end is not None:
         values["expert_acc"] = curves.expert_end["accuracy"].mean(axis=0, dtype=np.float64)
     if curves.joint is not None:

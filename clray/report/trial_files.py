@@ -83,6 +83,18 @@ class TrialFiles:
         listed = {label for row in sequence.get("classes") or () for label in row}
         return 1.0 / (len(listed) or self.n_classes * self.n_tasks)
 
+    @property
+    def chance_by_task(self) -> np.ndarray:
+        """(T,) the same while and after each task is trained: with ``active_classes: seen`` there are fewer outputs to choose from."""
+        sequence = self.config.get("sequence", {})
+        if sequence.get("scenario") != "class" or self.config.get("training", {}).get("active_classes") != "seen":
+            return np.full(self.n_tasks, self.chance)
+        listed = sequence.get("classes")
+        seen = [
+            len({label for row in listed[: t + 1] for label in row}) if listed else self.n_classes * (t + 1) for t in range(self.n_tasks)
+        ]
+        return 1.0 / np.asarray(seen)
+
     def key(self, folders: Sequence[str] | None = None) -> str:
         """Changes when any of the folders (all by default) is committed anew."""
         chosen = [commit for folder, commit in self.commits.items() if folders is None or folder in folders]

@@ -16,10 +16,13 @@ from rich.table import Table
 from clray.display import count, show_bytes
 from clray.errors import HeldError
 from clray.store.filesystem import Storage
-from clray.store.integrity import Damage, check_parts, parts_of, set_damage_aside
+from clray.store.integrity import WHOLE, Damage, check_parts, parts_of, set_damage_aside
 from clray.store.layout import SweepLayout
 from clray.trials.show_status import trial_ids
-from clray.trials.status import is_alive
+from clray.trials.status import FINISHED, is_alive
+from clray.trials.table import read_rows
+
+GONE = "is gone, though trials.parquet has it as finished: the command of the sweep runs it again"
 
 
 def verify_sweep(folder: str, as_json: bool = False, repair: bool = False) -> int:
@@ -60,6 +63,9 @@ def _check(storage: Storage, ids: list[str]) -> dict[str, Any]:
         damaged = [
             damage for _, damage in check_parts(storage, parts, lambda n_bytes: progress.advance(bar, n_bytes)) if damage is not None
         ]
+    there = set(storage.list_names(SweepLayout().trials))
+    finished = [row["trial_id"] for row in read_rows(storage, SweepLayout()) if row["status"] in FINISHED]
+    damaged += [Damage(trial_id, WHOLE, (GONE,)) for trial_id in finished if trial_id not in there]
     return {"trials": len(ids), "parts": len(parts), "bytes": total, "damaged": damaged}
 
 

@@ -116,7 +116,13 @@ def run_plan(
     table.write()
     finished = [status for status in statuses.values() if status.status in FINISHED]
     others = Counter(status.clray for status in finished if status.clray not in ("", __version__))
-    planned = {"jobs": len(todo), "reused": len(finished), "trials": len(plan.trials), "other_versions": dict(others)}
+    planned = {
+        "jobs": len(todo),
+        "reused": len(finished),
+        "trials": len(plan.trials),
+        "points": plan.n_points,
+        "other_versions": dict(others),
+    }
     on_event("", {"event": "planned", **planned})
     if todo:
         entered = runner if isinstance(runner, contextlib.AbstractContextManager) else contextlib.nullcontext(runner)

@@ -14,6 +14,8 @@ from clray.data.digits import Digits
 from clray.data.source import Arrays, Source, Split, checked
 from clray.errors import ConfigError, DataError
 from clray.options import DatasetOptions
+from clray.trials.plan import plan_sweep
+from tests.core.tiny import tiny
 
 HEAVY = ("torch", "torchvision", "sklearn", "jax", "ray", "PIL", "rich")
 
@@ -105,3 +107,85 @@ def split(labels=(0, 1, 1), shape=(4, 4, 1), dtype=np.uint8):
 def test_what_a_source_must_not_return_is_named(train, test, says):
     with pytest.raises(DataError, match=f"data set mine.*{says}"):
         checked(Arrays(train, test), "mine")
+
+
+MISTAKES = """
+import numpy as np
+from clray.data.source import Arrays, DatasetInfo, Source, Split
+from clray.options import DatasetOptions
+
+def split():
+    return Split(np.zeros((20, 4, 4, 1), np.uint8), np.arange(20) % 2)
+
+class Good(Source):
+    def load(self):
+        return Arrays(split(), split())
+
+class Four(Good):
+    def load(self):
+        return (*split(), *split())
+
+class Nothing(Good):
+    def load(self):
+        pass
+
+class Missing(Good):
+    def load(self):
+        return np.load("not-there.npz")
+
+class Described(Good):
+    def describe(self):
+        return {"n_classes": 2}
+
+class Fingered(Good):
+    def fingerprint(self):
+        return open("not-there.txt").read()
+
+class Checking(Good):
+    def check_files(self):
+        raise ValueError("no good")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Four", r"load\(\) must return Arrays, got tuple"),
+        ("Nothing", r"load\(\) must return Arrays, got NoneType"),
+        ("Missing", r"load\(\) failed: FileNotFoundError: .*not-there.npz.*\(.*mistaken_sources.py:23\)"),
+        ("Described", r"describe\(\) must return DatasetInfo or None, got dict"),
+        ("Fingered", r"fingerprint\(\) failed: FileNotFoundError: .*not-there.txt"),
+        ("Checking", r"check_files\(\) failed: ValueError: no good"),
+    ],
+)
+def test_a_mistake_in_a_source_is_one_message_that_says_where(tmp_path, monkeypatch, name, told):
+    (tmp_path / "mistaken_sources.py").write_text(MISTAKES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = plugins.options_class("datasets", f"mistaken_sources:{name}")(name=f"mistaken_sources:{name}")
+
+    def use():
+        cache.describe(source)
+        cache.check(source)
+        cache.open_dataset(source)
+
+    with pytest.raises(DataError, match=f"^data set mistaken_sources:{name}: {told}"):
+        use()
+
+
+def test_own_sources_of_two_folders_are_two_data_sets_unless_they_say_what_they_read(tmp_path, monkeypatch):
+    """Without a fingerprint nothing else could tell them apart, and a grid over ``dataset.root`` would train the first one only."""
+    (tmp_path / "mistaken_sources.py").write_text(MISTAKES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def trials(roots):
+        data = {"name": "mistaken_sources:Good"}
+        base = tiny(dataset=data, sequence={"n_tasks": 1}, training={"epochs": 1, "batch_size": 2}, logging__n_subsamples=2)
+        return plan_sweep({"name": "roots", "experiment": base, "grid": {"dataset.root": roots}}).trials
+
+    assert len({trial.trial_id for trial in trials([str(tmp_path / "a"), str(tmp_path / "b")])}) == 2
+    with_default, without = trials([str(tmp_path / "a"), None])
+    assert with_default.trial_id != without.trial_id
+    digits = {"name": "roots", "experiment": tiny(), "grid": {"dataset.root": ["a", "b"]}}
+    assert len(plan_sweep(digits).trials) == 1  # what comes with clray is the same data wherever it lies

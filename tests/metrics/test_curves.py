@@ -185,3 +185,19 @@ def test_a_repeat_that_diverged_stays_visible_and_alone() -> None:
         assert values[0] == pytest.approx(healthy[name][0]), name
     for name in ("acc", "learning_time", "largest_dip", "expert_transfer", "area_acc", "corrected_acc", "anytime_acc", "forgetting_slope"):
         assert math.isnan(found[name][1]), name
+
+
+def test_guessing_is_zero_too_where_outputs_are_added_with_tasks() -> None:
+    """Tasks of two classes, all seen so far to choose from: a guess is right in 1/2, 1/4 and 1/6."""
+    chance = 1 / np.array([2.0, 4.0, 6.0])
+    end = np.broadcast_to(chance[:, None, None], (3, 3, 1))
+    accuracy = np.broadcast_to(chance[:, None, None, None], (3, 2, 1, 3))
+    course = Course(accuracy, np.array([4, 8]), end, np.full((3, 1), 0.5), np.arange(3), None)
+    found = course_metrics(course, chance)
+    for name in ("corrected_acc", "corrected_learning_acc", "corrected_largest_dip", "corrected_forgetting"):
+        assert found[name] == pytest.approx([0.0], abs=1e-12), name
+    assert found["learning_time"] == pytest.approx([8.0], rel=0.02)  # of a task that is never learned: all of its batches
+    alike = course_metrics(course, 0.25)
+    assert {name: values.tolist() for name, values in course_metrics(course, np.full(3, 0.25)).items()} == {
+        name: values.tolist() for name, values in alike.items()
+    }

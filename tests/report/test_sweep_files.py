@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -201,3 +202,18 @@ def test_numbers_are_shown_short() -> None:
         "[32,32]",
         "adam",
     ]
+
+
+def test_chance_follows_the_outputs_that_there_are_to_choose_from(tmp_path: Path) -> None:
+    plan = write_sweep(str(tmp_path), {**DOCUMENT, "grid": {"optimizer.learning_rate": [0.01]}}, ("done",))
+    trial = TrialFiles(Storage.of(str(tmp_path)), plan.trials[0].trial_id)
+
+    def chances(active: str = "all", **sequence: Any) -> list[float]:
+        trial.config = {"sequence": {"n_tasks": 3, "classes_per_task": 2, **sequence}, "training": {"active_classes": active}}
+        return [round(1 / chance) for chance in trial.chance_by_task]
+
+    assert chances() == [2, 2, 2]
+    assert chances(scenario="task") == [2, 2, 2]
+    assert chances(scenario="class") == [6, 6, 6]
+    assert chances("seen", scenario="class") == [2, 4, 6]
+    assert chances("seen", scenario="class", classes=[[0, 1], [1, 2], [0, 2]]) == [2, 3, 3]

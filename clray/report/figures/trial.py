@@ -75,7 +75,7 @@ def curve_figure(curves: TrialCurves, quantity: str, chance: float) -> Figure:
     entries += [(":", "chance", MUTED)] if quantity == "accuracy" else []
     _value_axis(axes[0, 0], quantity, chance, mean)
     axes[-1, 0].set_xlabel("batches trained")
-    figure.supylabel("accuracy on test samples" if quantity == "accuracy" else "cross-entropy (nats)", fontsize=7.5)
+    figure.supylabel("accuracy" if quantity == "accuracy" else "cross-entropy (nats)", fontsize=7.5)
     key_line(figure, entries)
     return figure
 
@@ -146,7 +146,7 @@ def _curve_image(curves: TrialCurves, quantity: str, chance: float) -> Figure:
     panel.set_xlabel("batches trained")
     panel.set_ylabel("evaluated task")
     bar = figure.colorbar(shown, ax=panel, pad=0.02, fraction=0.05)
-    bar.set_label("accuracy on test samples" if quantity == "accuracy" else "cross-entropy (nats)")
+    bar.set_label("accuracy" if quantity == "accuracy" else "cross-entropy (nats)")
     bar.outline.set_visible(False)
     return figure
 
@@ -207,7 +207,7 @@ def matrix_figure(curves: TrialCurves, chance: float) -> Figure:
             if task < n_rows - 1:
                 panel.add_patch(Rectangle((column - 0.48, task + 0.52), 0.96, 0.96, fill=False, edgecolor="#000000", linewidth=1.0))
     bar = figure.colorbar(shown, ax=panel, pad=0.02, fraction=0.05)
-    bar.set_label("accuracy on test samples")
+    bar.set_label("accuracy")
     bar.outline.set_visible(False)
     return figure
 
@@ -270,7 +270,7 @@ def baselines_figure(curves: TrialCurves, chance: float) -> Figure:
     panel.set_yticks(places, [f"task {task}" for task in tasks])
     panel.set_ylim(len(tasks) - 0.3, -0.5)
     panel.set_xlim(right=1.02)
-    panel.set_xlabel("accuracy on test samples")
+    panel.set_xlabel("accuracy")
     panel.spines["left"].set_visible(False)
     panel.tick_params(axis="y", length=0)
     key_line(figure, [(marker, name, color) for name, color, marker, _ in series])
@@ -286,6 +286,6 @@ def _baseline_lines(tasks: np.ndarray, series: list[tuple[str, str, str, np.ndar
         band(panel, tasks, *mean_and_spread(values, axis=1), color)
     whole_ticks(panel, "x", [int(task) for task in tasks])
     panel.set_xlabel("task")
-    panel.set_ylabel("accuracy on test samples")
+    panel.set_ylabel("accuracy")
     key_line(figure, [("-", name, color) for name, color, _, _ in series])
     return figure
