@@ -200,6 +200,8 @@ class TrialPack:
         member.done |= {folder for folder in ("initial", "joint") if member.folders.committed(folder)}
         member.lone = member.folders.was_lone(task_folder(member.first - 1) if member.first else "initial")
         member.log.info("training on %s", described(self.devices))
+        if note := self.sizes.after_the_last_log(member.experiment.logging.log_frequency):
+            member.log.info("%s", note)
         if member.first:
             member.log.info("resuming after task %d of %d", member.first, self.sizes.n_tasks)
 

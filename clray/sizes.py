@@ -61,6 +61,16 @@ class Sizes:
     n_source: int
     scenario: str = "domain"
 
+    def after_the_last_log(self, log_frequency: int) -> str:
+        """What is not logged of the end of a task, as a sentence; empty where the last log point is the end."""
+        last = self.n_logs * log_frequency
+        if last == self.total_batches:
+            return ""
+        return (
+            f"the last log point of a task is after batch {last} of {self.total_batches}: weights and representations in files are those of "
+            "that batch; final metrics are of the end. They are the same where logging.log_frequency divides the batches"
+        )
+
     @property
     def n_subsamples(self) -> int:
         """S."""

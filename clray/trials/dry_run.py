@@ -27,6 +27,7 @@ from clray.trials.table import read_rows
 
 SHOWN = 40
 SHOWN_KINDS = 6
+SHOWN_NOTES = 2
 
 
 TOLD_BYTES = 2**30
@@ -43,7 +44,8 @@ def print_dry_run(plan: Plan, output: str, local: bool = False, address: str | N
     console = Console(width=None if Console().is_terminal else 200)
     storage = sweep_root(output, plan.name)
     storage.check_reachable()
-    on_gpu = plan.sweep.resources.num_gpus not in ("auto", 0.0)
+    asked = plan.sweep.resources.num_gpus
+    on_gpu = not address and gpus_here() if asked == "auto" else asked > 0
     needs = _needs(plan, on_gpu, local)
     console.print(_table(plan.trials[:SHOWN], needs))
     if len(plan.trials) > SHOWN:
@@ -76,6 +78,9 @@ def print_dry_run(plan: Plan, output: str, local: bool = False, address: str | N
             highlight=False,
             soft_wrap=True,
         )
+    notes = {_logging_note(plan, trial) for trial in plan.trials} - {""}
+    for note in sorted(notes)[:SHOWN_NOTES]:
+        console.print(note, highlight=False, soft_wrap=True)
     _print_time(console, plan, storage, len(todo))
     if len(known) < len(needs):
         console.print(
@@ -102,12 +107,18 @@ def _needs(plan: Plan, on_gpu: bool, local: bool) -> dict[str, tuple[Experiment,
     return needs
 
 
+def _logging_note(plan: Plan, trial: Trial) -> str:
+    logging, sizes = trial.experiment.logging, plan.sizes[trial.trial_id]
+    kept = logging.weights or logging.representations != "none"
+    return sizes.after_the_last_log(logging.log_frequency) if sizes and kept else ""
+
+
 def _packs(
     plan: Plan, todo: Sequence[Trial], needs: Mapping[Experiment, Estimate | None], on_gpu: bool, local: bool, address: str | None
 ) -> str:
     """How the trials to run are packed; only as far as it can be known before Ray is asked for its nodes."""
     resources = plan.sweep.resources
-    if not local and (address or on_gpu or (resources.num_gpus == "auto" and gpus_here())):
+    if address or on_gpu:
         most = "as many as fit into memory" if resources.max_lanes == "auto" else f"at most {resources.max_lanes} lanes"
         return f"packs: {most}, and no fewer packs than the cluster has slots for"
     slots = 1 if local else max(1, int(available_cpus() / resources.num_cpus))

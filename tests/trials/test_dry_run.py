@@ -104,3 +104,14 @@ def test_what_is_there_already_is_counted_and_gives_the_time(tmp_path: Path, cap
     out = capsys.readouterr().out
     assert "2 finished before, 1 failed before (--retry-failed), 2 to run in" in out
     assert "time 40 s on one slot: 2 trials at 20.0 s, the median of 2 finished" in out
+
+
+def test_batches_after_the_last_log_point_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "the last log point of a task is after batch 4 of 5: weights and representations"
+    for frequency, expected in ((4, True), (5, False), (1, False)):
+        logged = {"log_frequency": frequency, "n_subsamples": 4}
+        print_dry_run(plan_sweep(sweep(base=experiment(logging=logged), grid={"seed": [1, 2]})), str(tmp_path))
+        assert capsys.readouterr().out.count(told) == expected
+    tables = {"log_frequency": 4, "weights": False, "representations": "none"}
+    print_dry_run(plan_sweep(sweep(base=experiment(logging=tables), grid={"seed": [1]})), str(tmp_path))
+    assert told not in capsys.readouterr().out
