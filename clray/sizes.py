@@ -67,8 +67,8 @@ class Sizes:
         if last == self.total_batches:
             return ""
         return (
-            f"the last log point of a task is after batch {last} of {self.total_batches}: weights and representations in files are those of "
-            "that batch; final metrics are of the end. They are the same where logging.log_frequency divides the batches"
+            f"the last log point of a task is after batch {last} of {self.total_batches}: weights and representations in files are of "
+            "that batch, final metrics of the end. They are the same where logging.log_frequency divides the batches"
         )
 
     @property
