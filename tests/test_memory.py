@@ -214,6 +214,6 @@ def test_a_control_group_limits_the_memory(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "memory.max").write_text(f"{whole // 4}\n")
     assert machine_bytes() == whole // 4
     groups("3:cpu:/x\n4:memory,hugetlb:/docker/abc\n")
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{whole // 8}\n")
+    (tmp_path / "memory" / "docker" / "abc").mkdir(parents=True)
+    (tmp_path / "memory" / "docker" / "abc" / "memory.limit_in_bytes").write_text(f"{whole // 8}\n")
     assert machine_bytes() == whole // 8

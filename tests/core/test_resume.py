@@ -163,18 +163,25 @@ def test_what_is_left_of_a_pack_equals_what_the_pack_would_have_made(
     assert_same_bits(arrays_of(last.folder), uninterrupted[0])
 
 
-def test_a_lone_lane_goes_on_alone_in_a_pack(tmp_path: Path, two_devices: list[jax.Device]) -> None:
-    (alone,) = prepare(one_repeat(RATES[0]), folder=tmp_path / "alone", devices=two_devices)
-    alone.run()
-    commit = json.loads((alone.folder / "task_000" / "COMMIT.json").read_text())
-    assert commit["lone"] is True
-    (stopped,) = prepare(one_repeat(RATES[0]), folder=tmp_path / "sweep", devices=two_devices, report=StopAfter(0, KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        stopped.run()
-    trials = prepare(*map(one_repeat, RATES), folder=tmp_path / "sweep", devices=two_devices)
+def lone(trial: OneTrial) -> bool:
+    """What the first task says of the program that trained it."""
+    return bool(json.loads((trial.folder / "task_000" / "COMMIT.json").read_text()).get("lone", False))
+
+
+def test_lone_lanes_go_on_as_such_in_a_pack(tmp_path: Path, two_devices: list[jax.Device]) -> None:
+    """Three of them, on two devices: together they would be given wider chunks. A fourth trial begins beside them."""
+    for rate in RATES:
+        (alone,) = prepare(one_repeat(rate), folder=tmp_path / "alone", devices=two_devices)
+        alone.run()
+        assert lone(alone)
+        (stopped,) = prepare(one_repeat(rate), folder=tmp_path / "sweep", devices=two_devices, report=StopAfter(0, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run()
+    trials = prepare(*map(one_repeat, (*RATES, 0.3)), folder=tmp_path / "sweep", devices=two_devices)
     assert not any(isinstance(outcome, Exception) for outcome in trials[0].pack.run())
-    assert_same_bits(arrays_of(trials[0].folder), arrays_of(alone.folder))
-    assert "lone" not in json.loads((trials[1].folder / "task_000" / "COMMIT.json").read_text())
+    for trial in trials[:3]:
+        assert_same_bits(arrays_of(trial.folder), arrays_of(tmp_path / "alone" / "trials" / trial.member.folders.trial_id))
+    assert not lone(trials[3])
 
 
 def test_a_diverged_trial_leaves_no_trace_in_those_packed_with_it(
