@@ -141,3 +141,22 @@ def test_rooms_of_a_gpu_are_made_by_one_program_on_their_device() -> None:
         room = compiled_zeros(shapes, device)
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), room) == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes)
         assert all(leaf.committed and leaf.devices() == {device} and not leaf.any() for leaf in jax.tree.leaves(room))
+
+
+def test_devices_without_lanes_make_no_room_for_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_devices: list[jax.Device]
+) -> None:
+    def segments(n_lanes: int, devices: list[jax.Device]) -> int:
+        experiment = tiny(n_repeats=n_lanes, logging={"log_frequency": 1, "n_subsamples": 6})
+        return prepare(experiment, folder=tmp_path / "sweep", devices=devices)[0].pack.spec.n_segments
+
+    (one,) = prepare(tiny(n_repeats=1, logging={"log_frequency": 1, "n_subsamples": 6}), folder=tmp_path / "sweep")
+    two_tasks = 2 * estimate(one.experiment, one.pack.sizes).logs
+    monkeypatch.setattr("clray.experiment.LOG_SHARE", 1.0)
+    monkeypatch.setattr("clray.experiment.device_bytes", lambda device: two_tasks)
+    assert segments(1, two_devices[:1]) == 1
+    assert segments(2, two_devices) == 1
+    assert segments(2, two_devices[:1]) > 1
+    assert segments(3, two_devices) > 1, "two lanes on one of them"
+    monkeypatch.setattr("clray.experiment.device_bytes", lambda device: two_tasks // 2)
+    assert segments(1, two_devices) == segments(1, two_devices[:1]) > 1
