@@ -224,7 +224,7 @@ class _Sequence:
         since = time.perf_counter()
         goes_on_lone = pack.on_cpu and lone and members[0].lone is True
         width = pack.width or (1 if goes_on_lone else lane_width(pack.spec, n_lanes, pack.devices, pack.sizes.n_tasks))
-        self.seconds.add("compile", since)  # trying widths is mostly that
+        self.planning = time.perf_counter() - since  # trying widths, which is mostly compiling
         self.chunks = plan_chunks(n_lanes, pack.devices, width, narrowest=1 if lone else CPU_WIDTH)
         for member in members:
             member.folders.lone = pack.on_cpu and len(self.chunks[0].lanes) == 1
@@ -249,7 +249,8 @@ class _Sequence:
         self.first = first
         since = time.perf_counter()
         fresh = self.lanes.init() if first == 0 or self._missing("initial") else []
-        self.seconds.add("compile", since)
+        if fresh or first < self.sizes.n_tasks:
+            self.seconds.add("compile", since - self.planning)
         try:
             with ThreadPoolExecutor(1, "clray-flush") as flusher:
                 pending = [flusher.submit(self._commit_initial, fresh)] if self._missing("initial") else []
