@@ -147,8 +147,8 @@ class TrialFolders:
         self.log = trial_log(trial_id)
         self.on_damage: Callable[[str], None] = lambda text: None
         """Called with a sentence when damage is found: it is loud, beside the trial's own log."""
-        self.lone = False
-        """Whether what is committed comes from a program of one lane; see ``Commit``."""
+        self.width: int | None = None
+        """Of the program that what is committed comes from; see ``Commit``."""
 
     def begin(
         self,
@@ -243,10 +243,10 @@ class TrialFolders:
         self._say_how_far_back(0, missing)
         return 0, None, done
 
-    def was_lone(self, folder: str) -> bool | None:
-        """What ``lone`` was when a folder was committed; None where it is not there."""
+    def width_of(self, folder: str) -> int | None:
+        """``width`` of a committed folder; None where it is not there, or does not say."""
         commit = read_commit(self.storage, self.trial, folder)
-        return None if commit is None else commit.lone
+        return None if commit is None else commit.width
 
     def _say_how_far_back(self, task: int, missing: int) -> None:
         if task < missing:
@@ -260,7 +260,7 @@ class TrialFolders:
     @contextlib.contextmanager
     def commit(self, folder: str) -> Iterator[FolderWriter]:
         """Writes a folder and commits it on leaving."""
-        with FolderCommit(self.storage, self.trial, folder, self.attempt, self.config_hash, self.transient, self.lone) as open_folder:
+        with FolderCommit(self.storage, self.trial, folder, self.attempt, self.config_hash, self.transient, self.width) as open_folder:
             yield FolderWriter(open_folder)
             self.check_ours()
 

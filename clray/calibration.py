@@ -1,6 +1,7 @@
 """How many lanes a chunk holds: measured once for each kind of device and size of network, and kept on this machine.
 
-The width changes how fast a chunk runs and nothing else: on CPU, lanes of chunks of 2, 4 and 8 agree bit for bit. Narrow chunks
+The width changes how fast a chunk runs, and how XLA rounds: on CPU, lanes of chunks of 2, 4 and 8 agree bit for bit for some
+networks and differ in their last bits for others. A trial goes on with the width that it began with. Narrow chunks
 keep weights and gradients in a core's cache, wide ones share the cost of starting an operation, and which of the two wins depends
 on the machine. A GPU takes as many lanes as fill it. ``CLRAY_LANE_WIDTH`` sets the width by hand.
 """
@@ -55,7 +56,8 @@ def lane_width(spec: Spec, n_lanes: int, devices: Sequence[jax.Device], n_tasks:
     if len(candidates) < 2 or flops < (WORTH_FLOPS if on_cpu else OTHER_WORTH_FLOPS):
         return None
     width = remembered(key_of(spec, devices), candidates, lambda width: seconds_per_lane(spec, width, devices))
-    return even_width(n_lanes, len(devices), width)  # what pads the last chunk, or leaves a device idle, could be a lot
+    # On a CPU one width for all packs: it rounds in one way, however many lanes there are. On a GPU what pads the last chunk is a lot.
+    return width if on_cpu else even_width(n_lanes, len(devices), width)
 
 
 def remembered(key: str, candidates: Sequence[int], measure: Callable[[int], float]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import gc
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -270,14 +271,17 @@ def _execute(plan: Any, output: str, quiet: bool, **options: Any) -> None:
 
 
 def _check_writable(folder: str) -> None:
-    """Before anything is trained: the profiler would say so only after it."""
-    from clray.errors import OutputError
-    from clray.store.filesystem import Storage
+    """Before anything is trained: the profiler, which knows local folders only, would say so after it."""
+    import tempfile
 
+    if "://" in folder:
+        raise UserError(f"--profile: {folder} is a URL; the profiler writes local folders only")
     try:
-        Storage.of(folder).check_writable()
-    except OutputError as error:
-        raise OutputError(f"--profile: {error}") from None
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--profile: cannot write to {folder} ({error.strerror or error})") from None
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from clray.devices import described, training_devices
 from clray.draw import Draw, side_by_side
 from clray.flush import FlushThreads, PackFolders
 from clray.memory import check_fits, estimate, segments_that_fit
-from clray.process import machine_bytes
+from clray.process import machine_bytes, width_by_hand
 from clray.sizes import check_host, sizes_of
 from clray.store.layout import task_folder
 from clray.types import HostArray
@@ -73,7 +73,7 @@ class Member:
         first: the task to go on with.
         state: host arrays [R, ...] before that task; None before task 0.
         done: folders that are committed already.
-        lone: whether it goes on in a program of one lane (see ``Commit``); None where it begins.
+        width: lanes a chunk of what is committed of it (see ``Commit``); None where nothing is, or it is not known.
     """
 
     def __init__(self, experiment: Experiment, folders: TrialFolders, report: Report | None = None):
@@ -85,7 +85,7 @@ class Member:
         self.first = 0
         self.state: dict[str, HostArray] | None = None
         self.done: frozenset[str] = frozenset()
-        self.lone: bool | None = None
+        self.width: int | None = None
 
     @property
     def failed(self) -> bool:
@@ -145,7 +145,8 @@ class TrialPack:
         available = log_bytes if log_bytes is not None else int(LOG_SHARE * filled * min(map(device_bytes, self.devices)))
         need = estimate(experiment, self.sizes, not self.on_cpu, len(self.devices))
         memory = machine_bytes() if self.on_cpu else sum(map(device_bytes, self.devices))
-        check_fits(need, self.sizes, members[0].folders.trial_id, memory, len(members), not self.on_cpu)
+        n_seeds = len({member.experiment.seed for member in members})
+        check_fits(need, self.sizes, members[0].folders.trial_id, memory, len(members), n_seeds, not self.on_cpu)
         segments = segments_that_fit(experiment, self.sizes, len(members), available)
         self.spec = replace(spec, n_segments=segments)
         for member in members[1:]:
@@ -178,19 +179,16 @@ class TrialPack:
         for member in self.members:
             member.guard(lambda member=member: self._begin(member))  # type: ignore[misc]
         alive = [member for member in self.members if member.outcome is None]
-        for first, lone in sorted({(member.first, self._lone(member)) for member in alive}):
-            _Sequence(self, [member for member in alive if (member.first, self._lone(member)) == (first, lone)], lone).run(first)
+        for first, width in sorted({(member.first, self._width(member)) for member in alive}):
+            _Sequence(self, [member for member in alive if (member.first, self._width(member)) == (first, width)], width).run(first)
         share = self.seconds.total() / len(self.members)
         for member in self.members:
             member.guard(lambda member=member: self._finish(member, share))  # type: ignore[misc]
         return [member.outcome for member in self.members]  # type: ignore[misc]
 
-    def _lone(self, member: Member) -> bool:
-        """Whether a trial is trained one lane a chunk where devices outnumber its lanes: on CPUs only by itself, and to its end.
-        Otherwise its last bits would depend on the trials beside it, and on whether it was interrupted."""
-        if not self.on_cpu:
-            return True
-        return len(self.members) == 1 if member.lone is None else member.lone
+    def _width(self, member: Member) -> int:
+        """Lanes a chunk that a trial goes on with, on CPUs: its last bits must not depend on what was interrupted. 0: as comes."""
+        return member.width or 0 if self.on_cpu and width_by_hand() is None else 0
 
     def _begin(self, member: Member) -> None:
         draw = self.draw_of[member.experiment.seed]
@@ -198,7 +196,7 @@ class TrialPack:
         member.folders.begin(member.experiment, draw.classes, self.eval_samples, *draw.loader.transforms)
         member.first, member.state, member.done = member.folders.resume_point(self.sizes.n_tasks)
         member.done |= {folder for folder in ("initial", "joint") if member.folders.committed(folder)}
-        member.lone = member.folders.was_lone(task_folder(member.first - 1) if member.first else "initial")
+        member.width = member.folders.width_of(task_folder(member.first - 1) if member.first else "initial")
         member.log.info("training on %s", described(self.devices))
         if note := self.sizes.after_the_last_log(member.experiment.logging.log_frequency):
             member.log.info("%s", note)
@@ -212,7 +210,11 @@ class TrialPack:
 class _Sequence:
     """The members of a pack that go on from the same task, as lanes: trial after trial, repeat after repeat."""
 
-    def __init__(self, pack: TrialPack, members: Sequence[Member], lone: bool = True):
+    def __init__(self, pack: TrialPack, members: Sequence[Member], width: int = 0):
+        """Args:
+        width: lanes a chunk, where they went on with; 0: what is fastest. Several trials get two at least on CPUs, as one lane a
+            chunk rounds otherwise: so the bits of each do not depend on how many there are.
+        """
         self.pack = pack
         self.members = list(members)
         self.sizes = pack.sizes
@@ -222,12 +224,11 @@ class _Sequence:
         self.seeds = list(dict.fromkeys(member.experiment.seed for member in members))
         n_lanes = len(members) * self.n_repeats
         since = time.perf_counter()
-        goes_on_lone = pack.on_cpu and lone and members[0].lone is True
-        width = pack.width or (1 if goes_on_lone else lane_width(pack.spec, n_lanes, pack.devices, pack.sizes.n_tasks))
+        chosen = pack.width or width or lane_width(pack.spec, n_lanes, pack.devices, pack.sizes.n_tasks)
         self.planning = time.perf_counter() - since  # trying widths, which is mostly compiling
-        self.chunks = plan_chunks(n_lanes, pack.devices, width, narrowest=1 if lone else CPU_WIDTH)
+        self.chunks = plan_chunks(n_lanes, pack.devices, chosen, CPU_WIDTH if pack.on_cpu and len(pack.members) > 1 else 1)
         for member in members:
-            member.folders.lone = pack.on_cpu and len(self.chunks[0].lanes) == 1
+            member.folders.width = len(self.chunks[0].lanes)
         starts = [self.seeds.index(member.experiment.seed) * self.n_repeats for member in members]
         self.row_of_lane = [start + repeat for start in starts for repeat in range(self.n_repeats)]
         self.table = stack_lanes([pack.draw_of[member.experiment.seed].lanes(member.experiment) for member in members])

@@ -127,7 +127,8 @@ def estimate(experiment: Experiment, sizes: Sizes, on_gpu: bool = False, n_devic
     n_rows = most_rows(sizes) if is_study else sizes.n_train
     eval_rows = rows_at_once(spec, sizes.classes_per_task if taps else sizes.n_pool_classes, sizes.n_pool)
     held = [options.hook_memory(sizes, on_gpu) for options in experiment.strategy]
-    working = FLOAT * _step_numbers(spec, sizes, n_params, held, on_gpu) + sum(each.data for each in held) * sizes.n_train * sample
+    copies = max((each.data for each in held), default=0)  # one hook after the other
+    working = FLOAT * _step_numbers(spec, sizes, n_params, held, on_gpu) + copies * sizes.n_train * sample
     evaluating = FLOAT * eval_rows * _evaluation_numbers(spec, sizes, on_gpu, shared=not taps)
     at_once = repeats if on_gpu or n_devices is None else min(repeats, CPU_WIDTH * n_devices)
     temporary = at_once * max(working, evaluating)
@@ -163,7 +164,7 @@ def lanes_that_fit(need: Estimate, n_repeats: int, available: int, on_gpu: bool)
     return max(0, available - fixed) * n_repeats // max(need.device - fixed, need.host, 1)
 
 
-def check_fits(need: Estimate, sizes: Sizes, name: str, available: int, n_trials: int = 1, on_gpu: bool = False) -> None:
+def check_fits(need: Estimate, sizes: Sizes, name: str, available: int, n_trials: int = 1, n_seeds: int = 1, on_gpu: bool = False) -> None:
     """Refuses what takes more memory at its least than there is.
 
     Args:
@@ -171,6 +172,7 @@ def check_fits(need: Estimate, sizes: Sizes, name: str, available: int, n_trials
         name: of it, for the message.
         available: bytes of the machine, where it computes on CPUs; of all devices of the task on GPUs.
         n_trials: trials like it in the same pack.
+        n_seeds: different seeds among them: trials of one seed share their data.
 
     Raises:
         ResourceError: with the arithmetic.
@@ -178,7 +180,7 @@ def check_fits(need: Estimate, sizes: Sizes, name: str, available: int, n_trials
     logs = 2 * need.logs // sizes.n_logs if on_gpu else need.logs  # in segments, which leave the device; the host keeps them
     parts = {
         "state": 2 * need.state * n_trials,  # a step reads one state and writes another
-        "data": need.data * n_trials + need.pools,
+        "data": need.data * n_seeds + need.pools,
         "logs": logs * n_trials,
         "work": int(need.temporary * (n_trials if on_gpu else 1) / UNSURE),
     }

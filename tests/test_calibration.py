@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 
 from clray.assembly import make_spec
 from clray.calibration import lane_width, remembered, seconds_per_lane
-from clray.core.lanes import plan_chunks
 from clray.core.program import Spec
 from clray.data.digits import Digits
 from clray.documents import Document, parse_experiment
@@ -85,18 +83,16 @@ def test_a_gpu_gets_chunks_of_one_size_from_the_width_that_was_measured(folder: 
     assert lane_width(spec, 300, gpus, 10**3) is None, "worth a measurement on a CPU, not on a GPU"
 
 
-@pytest.mark.parametrize(("n_lanes", "width"), [(64, 8), (17, 5), (33, 6)])
-def test_no_cpu_gets_much_more_than_another(folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch, n_lanes: int, width: int) -> None:
-    """17 lanes in chunks of the 8 that were fastest would be 16 on one device and 8, seven of them padding, on the other."""
+@pytest.mark.parametrize("n_lanes", [64, 17, 33])
+def test_the_width_on_cpus_does_not_depend_on_the_lanes(folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch, n_lanes: int) -> None:
+    """XLA may round otherwise in a program of another width, and a trial must not depend on how many are in its pack."""
     monkeypatch.setattr("clray.calibration.seconds_per_lane", lambda spec, width, devices: 1.0 / width)
 
     class CPU(GPU):
         platform = "cpu"
 
     devices: Any = [CPU(), CPU()]
-    assert lane_width(spec, n_lanes, devices, 10**9) == width
-    loads = Counter(chunk.device for chunk in plan_chunks(n_lanes, devices, width))
-    assert max(loads.values()) == min(loads.values())
+    assert lane_width(spec, n_lanes, devices, 10**9) == 8
 
 
 def test_a_width_that_does_not_fit_is_never_chosen(folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:

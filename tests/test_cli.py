@@ -334,12 +334,12 @@ def test_signals_end_the_process_with_their_code_whatever_becomes_of_the_interru
     assert ("in order" in said) == in_order
 
 
-@pytest.mark.parametrize("target", ["a-file", "/proc/nowhere"])
+@pytest.mark.parametrize("target", ["a-file", "/proc/nowhere", "memory://trace", "file:///tmp/trace"])
 def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path: Path, clray_says: Any, target: str) -> None:
     (tmp_path / "a-file").touch()
     path = tmp_path / "one.yaml"
     path.write_text(json.dumps(experiment()))
-    target = target if target.startswith("/") else str(tmp_path / target)
+    target = target if "/" in target else str(tmp_path / target)
     code, _, err = clray_says("run", str(path), "-o", str(tmp_path / "out"), "--profile", target)
     assert code == 2
     assert err.startswith("clray: --profile: ")

@@ -185,6 +185,10 @@ def test_what_cannot_fit_is_refused_with_the_arithmetic_and_what_helps(tmp_path:
         check_fits(need, sizes, "t_x", least - 1)
     with pytest.raises(ResourceError, match="all repeats of 2 trials,.*; or lower resources.max_lanes"):
         check_fits(need, sizes, "t_x", least, n_trials=2)
+    shared = least + 2 * need.state + need.logs
+    check_fits(need, sizes, "t_x", shared, n_trials=2)  # of one seed, so the data is there once
+    with pytest.raises(ResourceError):
+        check_fits(need, sizes, "t_x", shared + need.data - 1, n_trials=2, n_seeds=2)
 
 
 def test_a_pack_that_cannot_fit_is_refused_before_it_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,12 +116,12 @@ def test_a_local_path_that_another_node_does_not_see_is_refused(ray_address: str
 def test_a_width_by_hand_reaches_the_workers_of_a_cluster_that_was_there(
     ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lone() -> bool:
+    def width() -> int:
         name = f"width-{os.environ.get('CLRAY_LANE_WIDTH')}"
         clray.sweep({**sweep_of(8), "name": name}, output=tmp_path)
         (commit,) = (tmp_path / name / "trials").glob("*/task_000/COMMIT.json")
-        return bool(json.loads(commit.read_text()).get("lone", False))
+        return int(json.loads(commit.read_text())["width"])
 
-    assert not lone()  # four lanes in chunks of two
-    monkeypatch.setenv("CLRAY_LANE_WIDTH", "1")
-    assert lone()
+    assert width() == 2
+    monkeypatch.setenv("CLRAY_LANE_WIDTH", "3")
+    assert width() == 3

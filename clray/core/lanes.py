@@ -42,8 +42,7 @@ def plan_chunks(n_lanes: int, devices: Sequence[jax.Device], width: int | None =
         n_lanes: A.
         devices: of this process that training may use.
         width: lanes a chunk; None: at most ``CPU_WIDTH`` on CPU, all that a device gets elsewhere, as even as possible.
-        narrowest: lanes a chunk at least, where ``width`` is None. On CPU programs of two and more lanes give the same bits; XLA
-            rounds otherwise in a program of one.
+        narrowest: lanes a chunk at least, where ``width`` is None.
     """
     if width is None:
         share = math.ceil(n_lanes / len(devices))

@@ -77,7 +77,7 @@ class Commit:
         time: ISO 8601, UTC.
         files: name -> entry.
         clray: the version that wrote it; empty where that is not known.
-        lone: it was computed by a program of one lane, which rounds otherwise than those of several.
+        width: lanes of the program that computed it. Programs of different widths may round differently.
     """
 
     path: str
@@ -88,7 +88,7 @@ class Commit:
     time: str
     files: Mapping[str, FileEntry]
     clray: str = ""
-    lone: bool = False
+    width: int | None = None
 
     def file(self, name: str) -> str:
         """The path of a file, relative to the storage's root. Raises KeyError for names that are not in this commit."""
@@ -105,7 +105,7 @@ class Commit:
             "folder": self.folder,
             "time": self.time,
             "files": {name: entry.to_json(name) for name, entry in self.files.items()},
-        } | ({"lone": True} if self.lone else {})
+        } | ({} if self.width is None else {"width": self.width})
         document["checksum"] = checksum_of(document)
         return json.dumps(document, indent=1).encode() + b"\n"
 
@@ -142,8 +142,11 @@ def _checked(document: dict[str, Any], path: str) -> Commit:
     texts = {key: document[key] for key in ("attempt", "nonce", "config", "time")} | {"clray": document.get("clray", "")}
     if not all(isinstance(text, str) for text in texts.values()) or document["format"] != FORMAT:
         raise ValueError("a value has another type")
+    width = document.get("width")
+    if width is not None and (type(width) is not int or width < 1):
+        raise ValueError("width is no number of lanes")
     files = {name: _checked_entry(name, entry) for name, entry in document["files"].items()}
-    return Commit(path=path, folder=folder, files=files, lone=document.get("lone") is True, **texts)
+    return Commit(path=path, folder=folder, files=files, width=width, **texts)
 
 
 def _checked_entry(name: str, entry: dict[str, Any]) -> FileEntry:

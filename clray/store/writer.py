@@ -50,7 +50,7 @@ class FolderCommit:
         attempt: str,
         config_hash: str,
         transient: Collection[str] = TRANSIENT,
-        lone: bool = False,
+        width: int | None = None,
     ) -> None:
         """Nothing is written yet.
 
@@ -61,7 +61,7 @@ class FolderCommit:
             attempt: text that no other process uses, e.g. ``001-9f3c2a``.
             config_hash: of the experiment; readers can tell results of another one.
             transient: files that may be removed later on purpose; any other that is gone is damage.
-            lone: see ``Commit``.
+            width: see ``Commit``.
 
         Raises:
             OutputError: a name that cannot be a file name.
@@ -75,7 +75,7 @@ class FolderCommit:
         self._attempt = attempt
         self._config = config_hash
         self._transient = transient
-        self._lone = lone
+        self._width = width
         self._files: dict[str, FileEntry] = {}
         # Half a file must not be published even if the caller carries on after an error.
         self._unfinished: set[str] = set()
@@ -191,7 +191,7 @@ class FolderCommit:
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             files=dict(sorted(self._files.items())),
             clray=__version__,
-            lone=self._lone,
+            width=self._width,
         )
         self._staging.publish(commit.to_bytes())
         self.commit = commit

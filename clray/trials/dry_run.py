@@ -128,7 +128,7 @@ def _packs(
         need = needs[program_of(trial.experiment)]
         return 1 if need is None else lanes_that_fit(need, len(trial.experiment.repeat_numbers), memory, on_gpu)
 
-    packs = make_packs(todo, slots, resources.max_lanes, fit)
+    packs = make_packs(todo, slots, resources.max_lanes, fit, plan.sizes)
     kinds = Counter((len(pack), sum(len(trial.experiment.repeat_numbers) for trial in pack)) for pack in packs)
     shown = []
     for (trials, lanes), n in kinds.most_common(SHOWN_KINDS):

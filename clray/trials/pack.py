@@ -6,10 +6,11 @@ memory allows, but never so wide that a slot of the cluster stays idle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal, TypeVar
 
-from clray.config import Experiment, digest
+from clray.config import Experiment
+from clray.sizes import Sizes
 from clray.study.config import Study
 from clray.trials.expand import Trial
 
@@ -18,35 +19,32 @@ MOST_LANES = 4096
 Item = TypeVar("Item")
 
 
-def pack_key(experiment: Experiment) -> str:
-    """Equal for trials that can share a compiled program and a data set. A study runs alone."""
-    plain = experiment.canonical()
-    if isinstance(experiment, Study):
-        return digest(plain | {"dataset": {**experiment.dataset.canonical(), "root": experiment.dataset.root}})
-    if not _sizes_follow_seed(experiment):
-        plain.pop("seed", None)
-    plain["optimizer"] = experiment.optimizer.structure().canonical()
-    plain["strategy"] = [options.structure().canonical() for options in experiment.strategy]
-    plain["dataset"] = {**experiment.dataset.canonical(), "root": experiment.dataset.root}
-    return digest(plain)
-
-
 def program_of(experiment: Experiment) -> Experiment:
-    """Equal where ``pack_key`` is, and quicker to tell for thousands of trials."""
-    if isinstance(experiment, Study):
-        return experiment.model_copy(update={"name": "", "loggers": ()})
+    """Equal for trials that share a compiled program and a data set, as long as their sizes are the same."""
     traced = {"optimizer": experiment.optimizer.structure(), "strategy": tuple(options.structure() for options in experiment.strategy)}
-    seed = {} if _sizes_follow_seed(experiment) else {"seed": 0}
-    return experiment.model_copy(update={"name": "", "loggers": (), **seed, **traced})
+    return experiment.model_copy(update={"name": "", "seed": 0, "loggers": (), **traced})
 
 
-def _sizes_follow_seed(experiment: Experiment) -> bool:
-    """Whether N depends on which classes are drawn: with all their images, tasks of another seed may be larger."""
-    return experiment.dataset.train_per_class == "all" and experiment.sequence.policy in ("disjoint", "reuse")
+def pack_key(trial: Trial, sizes: Sizes | None) -> Hashable:
+    """Equal for trials that can run in one pack.
+
+    Args:
+        sizes: of the trial; None where they are not known.
+    """
+    experiment = trial.experiment
+    if isinstance(experiment, Study):
+        return trial.trial_id  # runs alone
+    # With all images of the classes that a seed draws, the tasks of another seed may be larger.
+    n_train = sizes.n_train if sizes else experiment.seed if experiment.dataset.train_per_class == "all" else None
+    return program_of(experiment), n_train
 
 
 def make_packs(
-    trials: Sequence[Trial], slots: int, max_lanes: int | Literal["auto"], lanes_that_fit: Callable[[Trial], int]
+    trials: Sequence[Trial],
+    slots: int,
+    max_lanes: int | Literal["auto"],
+    lanes_that_fit: Callable[[Trial], int],
+    sizes: Mapping[str, Sizes | None],
 ) -> list[list[Trial]]:
     """Deals trials to packs.
 
@@ -55,14 +53,15 @@ def make_packs(
         slots: packs the cluster can run at once.
         max_lanes: lanes of a pack at most (a trial is never cut: 1 means one trial a pack); auto: ``lanes_that_fit``.
         lanes_that_fit: lanes of a trial's kind that fit into the memory of one task.
+        sizes: by trial id, as far as they are known.
 
     Returns:
         Packs in the order of their first trials. Where packs could have been wider, no slot is left idle: neither at first, nor in the
         last of several rounds.
     """
-    groups: dict[Experiment, list[Trial]] = {}
+    groups: dict[Hashable, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(program_of(trial.experiment), []).append(trial)
+        groups.setdefault(pack_key(trial, sizes.get(trial.trial_id)), []).append(trial)
     counts = {}
     for key, group in groups.items():
         most = min(MOST_LANES, lanes_that_fit(group[0])) if max_lanes == "auto" else max_lanes

@@ -95,7 +95,9 @@ def _print(storage: Storage, found: Mapping[str, Any], moved: Mapping[str, list[
     for damage in damaged:
         table.add_row(escape(damage.trial_id), escape(damage.part), escape("\n".join(damage.problems)))
     console.print(table)
-    trials = count(len({damage.trial_id for damage in damaged}), "trial")
+    if all(damage.problems == (GONE,) for damage in damaged):
+        return
+    trials = count(len({damage.trial_id for damage in damaged if damage.problems != (GONE,)}), "trial")
     if repair:
         console.print(
             f"set aside in {trials} under names that begin with .damaged-: give the command that ran this sweep again to compute them anew",

@@ -227,7 +227,7 @@ def make_jobs(
         before = statuses[trial.trial_id]
         return JobTrial(trial.trial_id, travelling(trial.experiment), before.attempts + 1, before.losses)
 
-    packs = make_packs(todo, runner.slots(), plan.sweep.resources.max_lanes, fit)
+    packs = make_packs(todo, runner.slots(), plan.sweep.resources.max_lanes, fit, plan.sizes)
     return [Job(root, tuple(map(next_attempt, pack)), ticket) for pack in packs]
 
 

@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from clray.core.task import train_task
+from clray.store.sealed import checksum_of
 from tests.core.tiny import Arrays, OneTrial, arrays_of, assert_same_bits, prepare, tiny
 
 
@@ -163,9 +164,9 @@ def test_what_is_left_of_a_pack_equals_what_the_pack_would_have_made(
     assert_same_bits(arrays_of(last.folder), uninterrupted[0])
 
 
-def lone(trial: OneTrial) -> bool:
-    """What the first task says of the program that trained it."""
-    return bool(json.loads((trial.folder / "task_000" / "COMMIT.json").read_text()).get("lone", False))
+def width_of(trial: OneTrial, task: int = 0) -> int:
+    """What a task says of the program that trained it."""
+    return int(json.loads((trial.folder / f"task_{task:03d}" / "COMMIT.json").read_text())["width"])
 
 
 def test_lone_lanes_go_on_as_such_in_a_pack(tmp_path: Path, two_devices: list[jax.Device]) -> None:
@@ -173,7 +174,7 @@ def test_lone_lanes_go_on_as_such_in_a_pack(tmp_path: Path, two_devices: list[ja
     for rate in RATES:
         (alone,) = prepare(one_repeat(rate), folder=tmp_path / "alone", devices=two_devices)
         alone.run()
-        assert lone(alone)
+        assert width_of(alone) == 1
         (stopped,) = prepare(one_repeat(rate), folder=tmp_path / "sweep", devices=two_devices, report=StopAfter(0, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             stopped.run()
@@ -181,7 +182,7 @@ def test_lone_lanes_go_on_as_such_in_a_pack(tmp_path: Path, two_devices: list[ja
     assert not any(isinstance(outcome, Exception) for outcome in trials[0].pack.run())
     for trial in trials[:3]:
         assert_same_bits(arrays_of(trial.folder), arrays_of(tmp_path / "alone" / "trials" / trial.member.folders.trial_id))
-    assert not lone(trials[3])
+    assert width_of(trials[3]) == 2
 
 
 def test_a_diverged_trial_leaves_no_trace_in_those_packed_with_it(
@@ -195,3 +196,32 @@ def test_a_diverged_trial_leaves_no_trace_in_those_packed_with_it(
     for healthy, other, third in zip(without, trials, uninterrupted, strict=False):
         assert_same_bits(arrays_of(healthy.folder), arrays_of(other.folder))
         assert_same_bits(arrays_of(healthy.folder), third)
+
+
+def test_a_trial_goes_on_with_the_width_that_it_began_with(tmp_path: Path, two_devices: list[jax.Device]) -> None:
+    """Not with what a pack of another size, or another machine's measurement, would be given: XLA may round otherwise."""
+    experiments = [one_repeat(rate) | {"n_repeats": 5, "model": {"name": "mlp", "hidden": [64, 64]}} for rate in RATES[:2]]
+    whole = prepare(*experiments, folder=tmp_path / "whole", devices=two_devices, width=4)
+    assert not any(isinstance(outcome, Exception) for outcome in whole[0].pack.run())
+    begun = prepare(*experiments, folder=tmp_path / "sweep", devices=two_devices, width=4)
+    begun[0].member.report = StopAfter(0, RuntimeError("stopped"))
+    begun[0].pack.run()
+    (last,) = prepare(experiments[0], folder=tmp_path / "sweep", devices=two_devices)
+    last.run()
+    assert [width_of(last, task) for task in range(3)] == [4, 4, 4]
+    assert_same_bits(arrays_of(last.folder), arrays_of(whole[0].folder))
+
+
+def test_folders_that_do_not_say_their_width_go_on_as_they_come(tmp_path: Path, two_devices: list[jax.Device]) -> None:
+    """As they did before widths were written down: a lane by itself in a program of its own."""
+    (alone,) = prepare(one_repeat(RATES[0]), folder=tmp_path / "alone", devices=two_devices)
+    alone.run()
+    (stopped,) = prepare(one_repeat(RATES[0]), folder=tmp_path / "sweep", devices=two_devices, report=StopAfter(0, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    for path in stopped.folder.glob("*/COMMIT.json"):
+        document = {key: value for key, value in json.loads(path.read_text()).items() if key not in ("width", "checksum")}
+        path.write_text(json.dumps({**document, "checksum": checksum_of(document)}))
+    (resumed,) = prepare(one_repeat(RATES[0]), folder=tmp_path / "sweep", devices=two_devices)
+    resumed.run()
+    assert_same_bits(arrays_of(resumed.folder), arrays_of(alone.folder))

@@ -71,9 +71,7 @@ def test_every_figure_of_a_trial_can_be_drawn(name: str) -> None:
 def test_axes_carry_their_names_and_units() -> None:
     curves = curves_of(3)
     with styled():
-        assert {"batches trained", "accuracy", "task 0", "task 2"} <= texts(
-            trial_figures.curve_figure(curves, "accuracy", 0.5)
-        )
+        assert {"batches trained", "accuracy", "task 0", "task 2"} <= texts(trial_figures.curve_figure(curves, "accuracy", 0.5))
         assert "cross-entropy (nats)" in texts(trial_figures.curve_figure(curves, "loss", 0.5))
         assert {"evaluated task", "after training task", "untrained"} <= texts(trial_figures.matrix_figure(curves, 0.5))
         assert {"learner", "experts", "joint", "chance"} <= texts(trial_figures.seen_figure(curves, 0.5))

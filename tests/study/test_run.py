@@ -329,8 +329,8 @@ def test_results_of_the_ideal_models_are_those_of_any_trial(study: tuple[StudyPa
 
 
 def test_a_study_shares_its_program_with_no_other() -> None:
-    seeds = [plan_run(tiny_study(seed=seed)).trials[0].experiment for seed in (1, 2)]
-    assert pack_key(seeds[0]) != pack_key(seeds[1])
+    seeds = [plan_run(tiny_study(seed=seed)).trials[0] for seed in (1, 2)]
+    assert pack_key(seeds[0], None) != pack_key(seeds[1], None)
 
 
 def test_the_estimate_counts_what_a_study_adds(study: tuple[StudyPack, Path]) -> None:

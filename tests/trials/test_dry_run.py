@@ -57,7 +57,7 @@ def test_trials_programs_and_needs_are_listed(tmp_path: Path, capsys: pytest.Cap
 
 def test_the_programs_of_a_dry_run_are_those_of_the_packs() -> None:
     grid = {"seed": [1, 2], "optimizer.learning_rate": [0.1, 0.2], "optimizer.momentum": [0, 0.5, 0.9], "training.batch_size": [8, 9]}
-    keys = [(program_of(trial.experiment), pack_key(trial.experiment)) for trial in expanded(sweep(grid=grid))]
+    keys = [(program_of(trial.experiment), pack_key(trial, None)) for trial in expanded(sweep(grid=grid))]
     assert len(set(keys)) == len({program for program, _ in keys}) == len({packed for _, packed in keys}) == 4
 
 
