@@ -77,7 +77,7 @@ def _load(target: str) -> type[PluginOptions]:
     return found
 
 
-def raised_at(error: Exception, module: str | None = None) -> str:
+def raised_at(error: BaseException, module: str | None = None) -> str:
     """Where in the user's module something failed, in parentheses; empty where the import machinery itself says enough.
 
     Args:

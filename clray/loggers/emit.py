@@ -21,6 +21,7 @@ from clray.errors import LeaseLostError
 from clray.loggers.base import Logger, TrialRun
 from clray.loggers.points import points_of
 from clray.options import LoggerOptions
+from clray.plugins import raised_at
 from clray.store.filesystem import Storage
 from clray.store.layout import SweepLayout
 
@@ -123,10 +124,11 @@ class Emitter:
                         channel.finish(*ended)
                 except LeaseLostError:
                     channel.leave()
-                except Exception as error:  # whatever the backend does, the trial goes on
+                except (Exception, SystemExit) as error:  # whatever the backend does, the trial goes on
                     channel.drop()
                     reason = (str(error).strip().splitlines() or [""])[0]
-                    self._tell(trial_id, channel.name, f"logger {channel.name} failed: {type(error).__name__}: {reason}")
+                    where = raised_at(error, channel.name.partition(":")[0]) if ":" in channel.name else ""
+                    self._tell(trial_id, channel.name, f"logger {channel.name} failed: {type(error).__name__}: {reason}{where}")
 
     def _tell(self, trial_id: str, name: str, text: str) -> None:
         if name not in self._warned:
