@@ -6,6 +6,7 @@ memory allows, but never so wide that a slot of the cluster stays idle.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal, TypeVar
 
@@ -59,18 +60,22 @@ def make_packs(
         Packs in the order of their first trials. Where packs could have been wider, no slot is left idle: neither at first, nor in the
         last of several rounds.
     """
-    groups: dict[Hashable, list[Trial]] = {}
+    by_key: dict[Hashable, list[Trial]] = {}
     for trial in trials:
-        groups.setdefault(pack_key(trial, sizes.get(trial.trial_id)), []).append(trial)
-    counts = {}
-    for key, group in groups.items():
+        by_key.setdefault(pack_key(trial, sizes.get(trial.trial_id)), []).append(trial)
+    groups, counts = list(by_key.values()), []
+    for group in groups:
         most = min(MOST_LANES, lanes_that_fit(group[0])) if max_lanes == "auto" else max_lanes
         per_pack = max(1, most // len(group[0].experiment.repeat_numbers))
-        counts[key] = -(-len(group) // per_pack)
-    rounds = -(-sum(counts.values()) // slots)
-    for _ in range(min(rounds * slots, len(trials)) - sum(counts.values())):
-        counts[max(groups, key=lambda key: len(groups[key]) / counts[key])] += 1
-    packs = [pack for key, group in groups.items() for pack in even_parts(group, counts[key])]
+        counts.append(-(-len(group) // per_pack))
+    rounds = -(-sum(counts) // slots)
+    widest = [(-len(group) / n, i) for i, (group, n) in enumerate(zip(groups, counts, strict=True))]
+    heapq.heapify(widest)
+    for _ in range(min(rounds * slots, len(trials)) - sum(counts)):
+        i = widest[0][1]
+        counts[i] += 1
+        heapq.heapreplace(widest, (-len(groups[i]) / counts[i], i))
+    packs = [pack for group, n in zip(groups, counts, strict=True) for pack in even_parts(group, n)]
     order = {trial.trial_id: i for i, trial in enumerate(trials)}
     return sorted(packs, key=lambda pack: order[pack[0].trial_id])
 
