@@ -1,7 +1,7 @@
 """How many lanes a chunk holds: measured once for each kind of device and size of network, and kept on this machine.
 
 The width changes how fast a chunk runs, and how XLA rounds: on CPU, lanes of chunks of 2, 4 and 8 agree bit for bit for some
-networks and differ in their last bits for others. A trial goes on with the width that it began with. Narrow chunks
+networks and differ in their last bits for others, so that there a trial goes on with the width that it began with. Narrow chunks
 keep weights and gradients in a core's cache, wide ones share the cost of starting an operation, and which of the two wins depends
 on the machine. A GPU takes as many lanes as fill it. ``CLRAY_LANE_WIDTH`` sets the width by hand.
 """

@@ -221,3 +221,15 @@ def test_a_control_group_limits_the_memory(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "memory" / "docker" / "abc").mkdir(parents=True)
     (tmp_path / "memory" / "docker" / "abc" / "memory.limit_in_bytes").write_text(f"{whole // 8}\n")
     assert machine_bytes() == whole // 8
+
+
+def test_a_gpu_holds_two_log_points_and_the_temporaries_of_all_trials() -> None:
+    """Logs leave it in segments; all lanes run at once there."""
+    experiment = experiment_of(PROGRAMS["mlp"])
+    sizes = sizes_of(experiment, MNIST)
+    need = estimate(experiment, sizes, on_gpu=True)
+    assert sizes.n_logs > 2
+    least = 4 * need.state + need.data + need.pools + 2 * (2 * need.logs // sizes.n_logs) + int(2 * need.temporary / 1.3)
+    check_fits(need, sizes, "t_x", least, n_trials=2, on_gpu=True)
+    with pytest.raises(ResourceError, match="its devices have .* for two log points, and "):
+        check_fits(need, sizes, "t_x", least - 1, n_trials=2, on_gpu=True)

@@ -217,3 +217,15 @@ def test_chance_follows_the_outputs_that_there_are_to_choose_from(tmp_path: Path
     assert chances(scenario="class") == [6, 6, 6]
     assert chances("seen", scenario="class") == [2, 4, 6]
     assert chances("seen", scenario="class", classes=[[0, 1], [1, 2], [0, 2]]) == [2, 3, 3]
+
+
+def test_corrected_metrics_take_the_chance_of_each_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def corrected(folder: str) -> float:
+        write_sweep(str(tmp_path / folder), {**DOCUMENT, "grid": {"optimizer.learning_rate": [0.01]}}, ("done",))
+        sweep = open_sweep(str(tmp_path / folder))
+        return float(with_metrics(sweep, MeasureStore(sweep.storage)).trials["corrected_acc_mean"].iloc[0])
+
+    at_half = corrected("half")
+    monkeypatch.setattr(TrialFiles, "chance_by_task", property(lambda self: np.full(self.n_tasks, 0.25)))
+    acc = 0.5 + 0.5 * at_half
+    assert corrected("quarter") == pytest.approx((acc - 0.25) / 0.75)
